@@ -1,0 +1,1 @@
+"""Mean field Q-learning for Ray RLlib."""

@@ -1,0 +1,195 @@
+"""Neighbourhoods: which living agents an agent's mean action averages over.
+
+An agent is never its own neighbour, and the dead are nobody's neighbours.  Mean actions are
+computed for all rows of a group at once, over many populations (copies of an environment), in
+O(rows) for `group`, `none` and `all` and O(rows log rows + pairs) for the spatial ones; no
+rows x rows matrix is ever built.
+
+Axes: n rows of one group, P populations, A actions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+Array = np.ndarray[Any, Any]
+
+NAMES = ("group", "none", "all", "graph")
+SIZED = {"radius": "a positive number", "nearest": "a whole number of at least 1"}
+
+
+class GroupActions(NamedTuple):
+    """What the agents of one group just played, over all populations.
+
+    Attributes:
+        actions: `[n]` integers in `[0, num_actions)`.
+        num_actions: A.
+        population: `[n]` integers, ascending: the population a row belongs to.
+        positions: `[n, d]` coordinates, or None; read by `radius` and `nearest`.
+        edges: `[p, 2]` rows, or None; read by `graph`: agent `edges[i, 0]` has the neighbour
+            `edges[i, 1]`.
+    """
+
+    actions: Array
+    num_actions: int
+    population: Array
+    positions: Array | None = None
+    edges: Array | None = None
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """The neighbourhood N(j) of every agent j (the paper's "mean field approximation").
+
+    Attributes:
+        kind: `group`: all other living agents of one's own group. `none`: nobody, which makes
+            MFQ independent Q-learning. `all`: `group`, and beside it the mean of every other
+            group (multi-type mean field). `radius`: those of one's own group within `size`
+            (Euclidean). `nearest`: the `size` closest of one's own group, equally distant ones
+            in no particular (but repeatable) order. `graph`: the neighbours the environment
+            names.
+        size: the radius or the number of neighbours; None for the other kinds.
+    """
+
+    kind: str
+    size: float | None = None
+
+    @classmethod
+    def parse(cls, spec: object) -> Neighborhood:
+        """Reads the config key `neighborhood`.
+
+        Args:
+            spec: one of the names, or `{radius: r}` or `{nearest: k}`.
+
+        Raises:
+            ValueError: for anything else; the message names what would be legal.
+        """
+        if isinstance(spec, Neighborhood):
+            return spec
+        if isinstance(spec, str) and spec in NAMES:
+            return cls(spec)
+        if isinstance(spec, Mapping) and len(spec) == 1 and next(iter(spec)) in SIZED:
+            kind, size = next(iter(spec.items()))
+            number = isinstance(size, int | float) and not isinstance(size, bool)
+            whole = kind == "radius" or (number and size == int(size) and size >= 1)
+            if not (number and np.isfinite(size) and size > 0 and whole):
+                raise ValueError(f"neighborhood {{{kind}: {size!r}}}: it must be {SIZED[kind]}.")
+            return cls(kind, float(size))
+        raise ValueError(
+            f"neighborhood is {spec!r}{did_you_mean(str(spec), [*NAMES, *SIZED])}; legal are "
+            f"{', '.join(map(repr, NAMES))}, {{radius: r}} and {{nearest: k}}."
+        )
+
+    @property
+    def needs(self) -> str | None:
+        """What the environment must provide for it: `positions`, `edges` or None."""
+        return {"radius": "positions", "nearest": "positions", "graph": "edges"}.get(self.kind)
+
+    def width(self, group: str, num_actions: Mapping[str, int]) -> int:
+        """Length of a mean action of `group`, given every group's number of actions."""
+        return sum(num_actions.values()) if self.kind == "all" else num_actions[group]
+
+    def mean_actions(self, own: GroupActions, others: Sequence[GroupActions] = ()) -> Array:
+        """Averages the one-hot actions of every row's neighbours.
+
+            mean[j] = 1/|N(j)| * sum over k in N(j) of onehot(a[k])
+
+        Args:
+            own: the group whose mean actions are wanted.
+            others: the other groups in the environment's order; read by `all` only.
+
+        Returns:
+            `[n, A]` float32 (`all`: own A first, then the other groups' side by side). A block
+            sums to one, or is all zero where there is no neighbour.
+
+        Raises:
+            ValueError: the environment lacks the positions or edges this kind needs.
+        """
+        if self.needs and getattr(own, self.needs) is None:
+            raise ValueError(
+                f"neighborhood {self.kind!r} needs an environment that gives {self.needs}; "
+                f"this one does not, so use 'group', 'none' or 'all'."
+            )
+        if self.kind == "none":
+            return np.zeros((len(own.actions), own.num_actions), np.float32)
+        if self.kind == "group":
+            return _mean_of_group(own)
+        if self.kind == "all":
+            blocks = [_mean_of_group(own)]
+            blocks += [_mean_of_other_group(own.population, other) for other in others]
+            return np.concatenate(blocks, axis=1)
+        return _mean_over_pairs(own, self._pairs(own))
+
+    def _pairs(self, own: GroupActions) -> Array:
+        """`[p, 2]` rows (agent, neighbour), over all populations."""
+        if self.kind == "graph":
+            return np.asarray(own.edges)
+        starts = np.flatnonzero(np.diff(own.population, prepend=-1))
+        ends = np.append(starts[1:], len(own.population))
+        pairs = [np.zeros((0, 2), np.int64)]
+        for start, end in zip(starts, ends, strict=True):  # one tree per population
+            assert own.positions is not None and self.size is not None
+            tree = cKDTree(own.positions[start:end])
+            if self.kind == "radius":
+                one_way = tree.query_pairs(self.size, output_type="ndarray")
+                pairs.append(np.concatenate([one_way, one_way[:, ::-1]]) + start)
+            else:
+                pairs.append(_nearest_pairs(tree, int(self.size)) + start)
+        return np.concatenate(pairs)
+
+
+def did_you_mean(word: str, legal: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the legal word that is nearest, or nothing."""
+    near = difflib.get_close_matches(word, list(legal), n=1)
+    return f" (did you mean {near[0]!r}?)" if near and near[0] != word else ""
+
+
+def _counts(group: GroupActions, num_populations: int) -> Array:
+    """`[P, A]` float32: how many of the group's agents play each action in each population."""
+    cells = group.population * group.num_actions + group.actions
+    counts = np.bincount(cells, minlength=num_populations * group.num_actions)
+    return counts.reshape(-1, group.num_actions).astype(np.float32)
+
+
+def _mean_of_group(own: GroupActions) -> Array:
+    """(sum over the group - own action) / (living - 1): what a mask would give, in O(rows)."""
+    if not len(own.actions):
+        return np.zeros((0, own.num_actions), np.float32)
+    counts = _counts(own, int(own.population[-1]) + 1)
+    mean = counts[own.population]
+    mean[np.arange(len(mean)), own.actions] -= 1.0
+    mean /= np.maximum(counts.sum(1) - 1.0, 1.0)[own.population, None]
+    return mean
+
+
+def _mean_of_other_group(population: Array, other: GroupActions) -> Array:
+    """`[n, A of other]`: the same mean for every row of a population."""
+    last = max((int(p[-1]) for p in (population, other.population) if len(p)), default=-1)
+    counts = _counts(other, last + 1)
+    counts /= np.maximum(counts.sum(1, keepdims=True), 1.0)
+    return counts[population]
+
+
+def _nearest_pairs(tree: cKDTree, k: int) -> Array:
+    n = tree.n
+    found = tree.query(tree.data, k=np.arange(1, min(k + 1, n) + 1))[1]  # [n, <= k + 1]
+    agent = np.arange(n)[:, None]
+    # An agent finds itself; where others share its very place it may come late or not at all,
+    # and then the last one found is dropped instead, so that k neighbours are left.
+    mask = found != agent
+    mask[:, -1] &= ~mask.all(axis=1)
+    return np.stack([np.broadcast_to(agent, found.shape)[mask], found[mask]], axis=1)
+
+
+def _mean_over_pairs(own: GroupActions, pairs: Array) -> Array:
+    n, num_actions = len(own.actions), own.num_actions
+    cells = pairs[:, 0] * num_actions + np.asarray(own.actions)[pairs[:, 1]]
+    sums = np.bincount(cells.astype(np.int64), minlength=n * num_actions).reshape(n, num_actions)
+    mean: Array = sums / np.maximum(sums.sum(1, keepdims=True), 1)
+    return mean.astype(np.float32, copy=False)

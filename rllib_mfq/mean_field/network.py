@@ -1,0 +1,60 @@
+"""The Q network of mean field Q-learning: Q(s, ., m) for all actions at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MeanFieldQNetwork(nn.Module):
+    """An observation encoder and a mean-action embedding, joined before the action values.
+
+        m -> 64 -> 32;  [encoder(s), m embedded] -> 128 -> 64 -> Q
+
+    The widths are those of the authors' battle network. Nothing depends on how many agents
+    there are, so a network plays populations of any size.
+
+    Args:
+        encoder: maps observations `[B, ...]` to features `[B, encoder_dim]`.
+        encoder_dim: width of the features.
+        mean_action_dim: length of a mean action.
+        num_actions: A.
+        dueling: splits the head into a state value and advantages (mean-free over actions).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        encoder_dim: int,
+        mean_action_dim: int,
+        num_actions: int,
+        dueling: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mean_action_embedding = nn.Sequential(
+            nn.Linear(mean_action_dim, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU()
+        )
+        self.joint = nn.Sequential(
+            nn.Linear(encoder_dim + 32, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
+        )
+        self.advantage = nn.Linear(64, num_actions)
+        self.value = nn.Linear(64, 1) if dueling else None
+
+    def forward(self, obs: Tensor, mean_actions: Tensor) -> Tensor:
+        """Action values.
+
+        Args:
+            obs: `[B, ...]`, any number type.
+            mean_actions: `[B, mean_action_dim]` float.
+
+        Returns:
+            `[B, A]` float32.
+        """
+        features = self.encoder(obs.float())
+        joint = self.joint(torch.cat([features, self.mean_action_embedding(mean_actions)], -1))
+        advantage: Tensor = self.advantage(joint)
+        if self.value is None:
+            return advantage
+        value: Tensor = self.value(joint)
+        return value + advantage - advantage.mean(-1, keepdim=True)

@@ -1,0 +1,1 @@
+"""Many agents as arrays: environments, sampler and memory. No Ray and no torch."""

@@ -1,0 +1,167 @@
+"""The memory: a ring of rows that keeps every observation once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rllib_mfq.population.population import Array
+
+KEPT = ("obs", "actions", "rewards", "terminateds", "mean_actions", "next_mean_actions")
+
+
+class ReplayMemory:
+    """Preallocated columns that are overwritten in the order in which they were written.
+
+    A row finds its next observation by the distance to the row that holds it. That row was
+    written later, so it is overwritten later: a row never outlives its successor.
+
+    Args:
+        capacity: rows, closing ones included.
+        obs_dtype: type to keep observations in (`float16`, `uint8`, ...); None keeps theirs.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self, capacity: int, obs_dtype: str | None = None, seed: int | None = None
+    ) -> None:
+        self.capacity = capacity
+        self.obs_dtype = obs_dtype
+        self._rng = np.random.default_rng(seed)
+        self._columns: dict[str, Array] = {}
+        self._batch: dict[str, Array] = {}
+        self._size = 0  # rows written and not yet overwritten
+        self._next = 0  # where the next row goes
+        self.num_steps = 0  # of those, rows with an action
+
+    def __len__(self) -> int:
+        """Rows to learn from (those that only close a life are not counted)."""
+        return self.num_steps
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Memory a row takes, over all columns."""
+        return sum(c.nbytes for c in self._columns.values()) / self.capacity
+
+    def add(self, columns: Mapping[str, Array]) -> None:
+        """Copies a fragment's rows in, in at most two slices per column.
+
+        Args:
+            columns: a sampler's columns over n rows.
+
+        Raises:
+            ValueError: the fragment is larger than the memory, or `obs_dtype` cannot hold its
+                observations (`uint8` must hold them exactly, a float type within its range).
+        """
+        rows = len(columns["actions"])
+        if rows > self.capacity:
+            raise ValueError(
+                f"replay_capacity is {self.capacity}, less than one fragment of {rows} rows; "
+                "raise it or shorten rollout_fragment_length."
+            )
+        if not self._columns:
+            self._allocate(columns)
+        self._check_obs_dtype(columns["obs"])
+        index = np.arange(rows, dtype=np.int32)
+        distance = np.where(columns["next_row"] < 0, 0, columns["next_row"] - index)
+        first = min(rows, self.capacity - self._next)
+        lands = [(slice(self._next, self._next + first), slice(0, first))]
+        lands += [(slice(0, rows - first), slice(first, rows))] if first < rows else []
+        valid = self._columns["loss_mask"]
+        for here, there in lands:
+            self.num_steps -= int(np.count_nonzero(valid[here]))
+            for name, column in self._columns.items():
+                column[here] = (distance if name == "distance" else columns[name])[there]
+            self.num_steps += int(np.count_nonzero(valid[here]))
+        self._next = (self._next + rows) % self.capacity
+        self._size = min(self.capacity, self._size + rows)
+
+    def sample(self, size: int) -> dict[str, Array]:
+        """Draws rows uniformly, with replacement.
+
+        Args:
+            size: B.
+
+        Returns:
+            `[B, ...]` columns `obs`, `new_obs` (`obs` where terminated), `actions`, `rewards`,
+            `terminateds`, `mean_actions`, `next_mean_actions`, and `action_mask` and
+            `new_action_mask` where the environment has masks. All of them are fresh arrays.
+
+        Raises:
+            ValueError: there is no row to learn from.
+        """
+        if not self.num_steps:
+            raise ValueError("the memory holds no row to learn from.")
+        rows = self._draw(size)
+        columns = self._columns
+        after = (rows + columns["distance"][rows]) % self.capacity
+        batch = {name: columns[name][rows] for name in KEPT}
+        batch["new_obs"] = columns["obs"][after]
+        if "action_mask" in columns:
+            batch["action_mask"] = columns["action_mask"][rows]
+            batch["new_action_mask"] = columns["action_mask"][after]
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The filled rows and everything needed to go on exactly as before."""
+        filled = {name: column[: self._size].copy() for name, column in self._columns.items()}
+        return {
+            "columns": filled,
+            "next": self._next,
+            "num_steps": self.num_steps,
+            "capacity": self.capacity,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores `get_state`.
+
+        Raises:
+            ValueError: the state is of a memory of another capacity.
+        """
+        if state["capacity"] != self.capacity:
+            raise ValueError(
+                f"replay_capacity is {self.capacity}, but the checkpoint's memory has "
+                f"{state['capacity']}; use the same."
+            )
+        self._columns = {}
+        for name, filled in state["columns"].items():
+            self._columns[name] = np.zeros((self.capacity, *filled.shape[1:]), filled.dtype)
+            self._columns[name][: len(filled)] = filled
+            self._size = len(filled)
+        self._next, self.num_steps = state["next"], state["num_steps"]
+        self._rng.bit_generator.state = state["rng"]
+
+    def _allocate(self, columns: Mapping[str, Array]) -> None:
+        kept = [*KEPT, "loss_mask", *(["action_mask"] if "action_mask" in columns else [])]
+        self._columns = {
+            name: np.zeros((self.capacity, *columns[name].shape[1:]), columns[name].dtype)
+            for name in kept
+        }
+        if self.obs_dtype is not None:
+            obs = self._columns["obs"]
+            self._columns["obs"] = np.zeros(obs.shape, self.obs_dtype)
+        self._columns["distance"] = np.zeros(self.capacity, np.int32)
+
+    def _check_obs_dtype(self, obs: Array) -> None:
+        if self.obs_dtype is None or not obs.size:
+            return
+        with np.errstate(all="ignore"):
+            kept = obs.astype(self.obs_dtype)
+            held = np.isfinite(kept) if kept.dtype.kind == "f" else kept == obs
+        if not held.all():
+            raise ValueError(
+                f"replay_obs_dtype is {self.obs_dtype!r}, which cannot hold the observation value "
+                f"{obs[~held][0]}; use 'float16' or leave it out."
+            )
+
+    def _draw(self, size: int) -> Array:
+        """`[size]` rows with an action, by drawing again where one has none."""
+        rows = self._rng.integers(self._size, size=size)
+        again = np.flatnonzero(~self._columns["loss_mask"][rows])
+        while len(again):
+            rows[again] = self._rng.integers(self._size, size=len(again))
+            again = again[~self._columns["loss_mask"][rows[again]]]
+        return rows

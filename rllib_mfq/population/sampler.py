@@ -1,0 +1,564 @@
+"""The sampler: steps many populations at once and writes what happens as columns.
+
+All living agents that one player plays, in all populations, are rows of one block per step: one
+forward pass, one draw. Columns are written in place into memory that is kept between calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from rllib_mfq.mean_field.neighborhood import GroupActions, Neighborhood
+from rllib_mfq.population.population import (
+    Array,
+    Group,
+    Population,
+    PopulationError,
+    Rows,
+    Step,
+)
+
+logger = logging.getLogger(__name__)
+
+Columns = dict[str, Array]
+
+
+class Act(Protocol):
+    """Chooses actions for many agents at once."""
+
+    def __call__(self, obs: Array, mean_actions: Array, action_mask: Array | None) -> Array:
+        """`[n, *obs]`, `[n, width]` and `[n, A]` bool or None to `[n]` integer actions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who plays one or several groups.
+
+    Attributes:
+        name: names the columns of its rows: the module that learns from them.
+        act: chooses its actions.
+        neighborhood: whom its mean actions average over.
+        mean_action_iterations: M of "Algorithm 1": how often actions and mean actions are
+            sampled in turn before the last actions are played.
+    """
+
+    name: str
+    act: Act
+    neighborhood: Neighborhood
+    mean_action_iterations: int = 1
+
+
+@dataclass
+class Episode:
+    """One episode of one population.
+
+    Attributes:
+        id_: its number, unique within the sampler.
+        env_index: which of the sampler's populations plays it.
+        returns: sum of rewards per group.
+        length: steps so far.
+        is_done: whether it has ended.
+        result: the population's own figures, `{name: {group: value}}`, once it is done.
+        custom_data: for callbacks.
+    """
+
+    id_: int
+    env_index: int
+    returns: dict[str, float]
+    length: int = 0
+    is_done: bool = False
+    result: dict[str, dict[str, float]] = field(default_factory=dict)
+    custom_data: dict[str, Any] = field(default_factory=dict)
+
+    def env_steps(self) -> int:
+        """Steps so far, under the name RLlib's episodes use."""
+        return self.length
+
+    def get_return(self) -> float:
+        """Sum of all groups' returns, under the name RLlib's episodes use."""
+        return sum(self.returns.values())
+
+    def shares(self) -> dict[str, float]:
+        """1 for the group that won and 0 for one that lost; a draw is shared equally."""
+        score = self.result.get("score", self.result.get("kills", self.returns))
+        best = max(score.values())
+        winners = sum(value == best for value in score.values())
+        return {group: (value == best) / winners for group, value in score.items()}
+
+
+@dataclass
+class Fragment:
+    """The rows of one `sample` call.
+
+    Attributes:
+        columns: per player, columns over its rows; views of memory that the next `sample`
+            overwrites. `next_row` is the row of an agent's next observation, -1 where it was
+            terminated; where `loss_mask` is false a row is such an observation and no more.
+        env_steps: steps over all populations.
+        agent_steps: rows with `loss_mask`, per group.
+        episodes: those that ended.
+        failures: how many populations raised and were made anew.
+    """
+
+    columns: dict[str, Columns]
+    env_steps: int
+    agent_steps: dict[str, int]
+    episodes: list[Episode]
+    failures: int = 0
+
+
+@dataclass
+class _Arrival:
+    """Rows of one group of one population that act in the next block."""
+
+    env_index: int
+    group: str
+    source: Array  # [n] the row each agent comes from, -1 for one that enters
+    rows: Rows
+    obs: Array | None = None  # [n, *obs] where the population has moved on since
+
+
+class _Block:
+    """The columns of one player's rows, and which of them act now."""
+
+    def __init__(self, player: Player, groups: Mapping[str, Group], names: list[str]) -> None:
+        self.player = player
+        self.names = names
+        space = groups[names[0]].observation_space
+        sizes = {name: int(group.action_space.n) for name, group in groups.items()}
+        self.num_actions = sizes[names[0]]
+        width = player.neighborhood.width(names[0], sizes)
+        self.capacity, self.start, self.stop, self.end = 0, 0, 0, 0
+        layout: dict[str, tuple[tuple[int, ...], Any]] = {
+            "obs": (space.shape, space.dtype),
+            "mean_actions": ((width,), np.float32),
+            "next_mean_actions": ((width,), np.float32),
+            "actions": ((), np.int32),
+            "rewards": ((), np.float32),
+            "terminateds": ((), bool),
+            "next_row": ((), np.int32),
+            "loss_mask": ((), bool),
+            "eps_id": ((), np.int64),
+            "t": ((), np.int32),
+            "group": ((), np.int8),
+            "agent_index": ((), np.int32),
+        }
+        self.data = {name: np.empty((0, *shape), kind) for name, (shape, kind) in layout.items()}
+        self.slices: dict[str, slice] = {name: slice(0, 0) for name in names}
+        self.population = {name: np.empty(0, np.int64) for name in names}
+
+    def reserve(self, rows: int) -> None:
+        """Makes room for some rows behind the last one."""
+        if self.end + rows > self.capacity:
+            self.capacity = max(2 * self.capacity, self.end + rows)
+            for name, old in self.data.items():
+                self.data[name] = np.empty((self.capacity, *old.shape[1:]), old.dtype)
+                self.data[name][: self.end] = old[: self.end]
+
+    def take(self, rows: int) -> slice:
+        """The next free rows."""
+        self.reserve(rows)
+        self.end += rows
+        return slice(self.end - rows, self.end)
+
+    def rewind(self) -> None:
+        """Moves the rows that act now to the front and forgets all others."""
+        for column in self.data.values():
+            column[: self.stop - self.start] = column[self.start : self.stop]
+        self.slices = {
+            name: slice(s.start - self.start, s.stop - self.start)
+            for name, s in self.slices.items()
+        }
+        self.start, self.stop, self.end = 0, self.stop - self.start, self.stop - self.start
+
+    def act(self) -> None:
+        """Chooses the actions of the rows that act now."""
+        now = slice(self.start, self.stop)
+        mask = self.data["action_mask"][now] if "action_mask" in self.data else None
+        if self.stop > self.start:
+            obs, mean_actions = self.data["obs"][now], self.data["mean_actions"][now]
+            self.data["actions"][now] = self.player.act(obs, mean_actions, mask)
+
+    def write(self, where: slice, source: Array, rows: Rows) -> None:
+        """Fills all columns but `obs` of rows in which agents observe.
+
+        Args:
+            where: the rows.
+            source: `[n]` the row each agent comes from, -1 for one that has just entered.
+            rows: what their population says of them.
+        """
+        data = self.data
+        known = source >= 0
+        data["next_row"][source[known]] = np.arange(where.start, where.stop)[known]
+        data["mean_actions"][where] = 0.0
+        data["mean_actions"][where][known] = data["next_mean_actions"][source[known]]
+        data["agent_index"][where] = rows.ids
+        for name in ("next_mean_actions", "actions", "rewards", "terminateds", "loss_mask"):
+            data[name][where] = 0
+        data["next_row"][where] = -1
+        if rows.action_mask is not None and "action_mask" not in data:
+            data["action_mask"] = np.ones((self.capacity, self.num_actions), bool)
+        if "action_mask" in data:
+            data["action_mask"][where] = True if rows.action_mask is None else rows.action_mask
+
+
+class Sampler:
+    """Plays populations side by side.
+
+    Args:
+        make_population: makes the population with a given index.
+        num_envs: E, how many.
+        players: who plays each group; the groups of one player share its columns.
+        seed: of the populations; None draws one.
+        restart_failed: make a population that raises anew, and drop its rows of the current
+            fragment, instead of passing the error on. One that fails twice within a fragment
+            is broken, and its error is passed on all the same.
+        on_event: called as `on_event(event, episode)` with `created`, `start` (reset), `step`
+            and `end`.
+    """
+
+    def __init__(
+        self,
+        make_population: Callable[[int], Population],
+        num_envs: int,
+        players: Mapping[str, Player],
+        seed: int | None = None,
+        restart_failed: bool = False,
+        on_event: Callable[[str, Episode], None] = lambda event, episode: None,
+    ) -> None:
+        self._make = make_population
+        self._restart_failed = restart_failed
+        self._on_event = on_event
+        self._seeds = np.random.SeedSequence(seed)
+        self.populations = [make_population(index) for index in range(num_envs)]
+        self._unseeded = set(range(num_envs))
+        self.groups = dict(self.populations[0].groups)
+        self._group_index = {name: index for index, name in enumerate(self.groups)}
+        self.players = dict(players)
+        mine: dict[str, list[str]] = {}
+        for group in self.groups:
+            mine.setdefault(self.players[group].name, []).append(group)
+        blocks = {
+            name: _Block(self.players[groups[0]], self.groups, groups)
+            for name, groups in mine.items()
+        }
+        self._blocks = list(blocks.values())
+        self._block_of = {group: blocks[self.players[group].name] for group in self.groups}
+        self._episodes: list[Episode | None] = [None] * num_envs
+        self._rows: dict[tuple[int, str], Rows] = {}
+        self._episodes_begun = 0
+
+    def sample(
+        self,
+        *,
+        num_steps: int = 0,
+        num_episodes: int = 0,
+        fresh: bool = False,
+        keep: bool = True,
+    ) -> Fragment:
+        """Plays on for some steps, or plays whole episodes.
+
+        Args:
+            num_steps: steps of every population, which go on where the last call stopped.
+            num_episodes: exactly so many episodes from a fresh start, spread evenly over the
+                populations, so that short ones are not preferred; the next call starts anew.
+            fresh: start all episodes anew.
+            keep: whether to return the rows; without, memory for a few steps is enough.
+
+        Returns:
+            The fragment; its columns are valid until the next call.
+
+        Raises:
+            PopulationError: NaN, infinite or misshapen values, or rows that do not add up,
+                with the population, the group and the step.
+        """
+        fragment = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
+        self._failed: set[int] = set()
+        each, rest = divmod(num_episodes, len(self.populations))
+        self._to_begin = [
+            (each + (i < rest)) if num_episodes else -1 for i in range(len(self.populations))
+        ]
+        if num_episodes or fresh or not any(self._episodes):
+            self._episodes = [None] * len(self.populations)
+            for block in self._blocks:
+                block.start = block.stop = block.end = 0
+            arrivals: list[_Arrival] = []
+            for index in range(len(self.populations)):
+                arrivals += self._guarded(index, fragment)
+            self._arrive(arrivals)
+        else:
+            for block in self._blocks:
+                block.rewind()
+        while any(self._episodes) if num_episodes else num_steps > 0:
+            num_steps -= 1
+            self._step(fragment, keep)
+        if num_episodes:
+            self._episodes = [None] * len(self.populations)
+        if keep:
+            fragment.columns = {
+                block.player.name: {n: column[: block.end] for n, column in block.data.items()}
+                for block in self._blocks
+            }
+        return fragment
+
+    def close(self) -> None:
+        """Closes the populations that can be closed."""
+        for population in self.populations:
+            getattr(population, "close", lambda: None)()
+
+    def _step(self, fragment: Fragment, keep: bool) -> None:
+        for block in self._blocks:
+            if not keep and block.start > block.capacity // 2:
+                block.rewind()
+        self._choose_actions()
+        bounds: dict[str, Array] = {}  # [E + 1] where each population's rows begin
+        for group, block in self._block_of.items():
+            rows = block.slices[group]
+            block.data["loss_mask"][rows] = True
+            fragment.agent_steps[group] += rows.stop - rows.start
+            ends = np.searchsorted(block.population[group], np.arange(len(self.populations) + 1))
+            bounds[group] = ends + rows.start
+        arrivals: list[_Arrival] = []
+        for index, episode in enumerate(self._episodes):
+            if episode is not None:
+                where = {g: slice(int(b[index]), int(b[index + 1])) for g, b in bounds.items()}
+                arrivals += self._guarded(index, fragment, where)
+        self._arrive(arrivals)
+
+    def _choose_actions(self) -> None:
+        """Algorithm 1's inner loop, and the mean actions the step produces."""
+        for iteration in range(max(p.mean_action_iterations for p in self.players.values())):
+            for block in self._blocks:
+                if iteration < block.player.mean_action_iterations:
+                    if iteration:
+                        now = slice(block.start, block.stop)
+                        block.data["mean_actions"][now] = block.data["next_mean_actions"][now]
+                    block.act()
+            self._average_actions()
+
+    def _average_actions(self) -> None:
+        played = {group: self._played(group) for group in self.groups}
+        for group, block in self._block_of.items():
+            others = [played[other] for other in self.groups if other != group]
+            means = block.player.neighborhood.mean_actions(played[group], others)
+            block.data["next_mean_actions"][block.slices[group]] = means
+
+    def _played(self, group: str) -> GroupActions:
+        block = self._block_of[group]
+        positions = edges = None
+        if block.player.neighborhood.needs:
+            here = [self._rows[i, group] for i, e in enumerate(self._episodes) if e is not None]
+            starts = np.cumsum([0, *(len(rows.ids) for rows in here)])
+            if block.player.neighborhood.needs == "edges":
+                pairs = [
+                    rows.edges + start
+                    for rows, start in zip(here, starts, strict=False)
+                    if rows.edges is not None
+                ]
+                edges = np.concatenate(pairs) if len(pairs) == len(here) else None
+            else:
+                places = [rows.positions for rows in here if rows.positions is not None]
+                positions = np.concatenate(places) if len(places) == len(here) else None
+        return GroupActions(
+            block.data["actions"][block.slices[group]],
+            int(self.groups[group].action_space.n),
+            block.population[group],
+            positions,
+            edges,
+        )
+
+    def _guarded(
+        self, index: int, fragment: Fragment, where: Mapping[str, slice] | None = None
+    ) -> list[_Arrival]:
+        """Steps a population (or begins its episode), or makes it anew if it raises."""
+        try:
+            return self._begin(index) if where is None else self._advance(index, fragment, where)
+        except PopulationError:
+            raise
+        except Exception:
+            if not self._restart_failed or index in self._failed:
+                raise
+            logger.exception("Population %d raised; it is made anew.", index)
+        self._failed.add(index)
+        fragment.failures += 1
+        self._drop_rows(index, fragment)
+        self.populations[index] = self._make(index)
+        self._unseeded.add(index)
+        if self._to_begin[index] >= 0:
+            self._to_begin[index] += 1
+        return self._guarded(index, fragment)
+
+    def _drop_rows(self, index: int, fragment: Fragment) -> None:
+        episode = self._episodes[index]
+        self._episodes[index] = None
+        if episode is None:
+            return
+        for block in self._blocks:
+            rows = slice(0, block.end)
+            dropped = block.data["loss_mask"][rows] & (block.data["eps_id"][rows] == episode.id_)
+            block.data["loss_mask"][rows][dropped] = False
+            for group, steps in fragment.agent_steps.items():
+                mine = block.data["group"][rows][dropped] == self._group_index[group]
+                fragment.agent_steps[group] = steps - int(np.count_nonzero(mine))
+
+    def _begin(self, index: int) -> list[_Arrival]:
+        """Starts the next episode of a population, if one is due."""
+        self._episodes[index] = None
+        if self._to_begin[index] == 0:
+            return []
+        seed = None
+        if index in self._unseeded:  # later episodes let the random numbers run on
+            seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+            self._unseeded.remove(index)
+        episode = Episode(self._episodes_begun, index, dict.fromkeys(self.groups, 0.0))
+        self._on_event("created", episode)
+        start = self.populations[index].reset(seed=seed)
+        self._to_begin[index] -= 1
+        self._episodes_begun += 1
+        self._episodes[index] = episode
+        self._on_event("start", episode)
+        return [
+            _Arrival(index, group, np.full(len(start[group].ids), -1), start[group])
+            for group in self.groups
+        ]
+
+    def _advance(
+        self, index: int, fragment: Fragment, where: Mapping[str, slice]
+    ) -> list[_Arrival]:
+        """Plays one step of one population; its rows in the current block are at `where`."""
+        population, episode = self.populations[index], self._episodes[index]
+        assert episode is not None
+        steps = population.step(
+            {group: self._block_of[group].data["actions"][rows] for group, rows in where.items()}
+        )
+        episode.length += 1
+        fragment.env_steps += 1
+        arrivals = []
+        for group, rows in where.items():
+            step, block = steps[group], self._block_of[group]
+            self._check_rows(step, rows, group, episode)
+            block.data["rewards"][rows] = step.rewards
+            block.data["terminateds"][rows] = step.terminated
+            episode.returns[group] += float(np.sum(step.rewards))
+            living = np.flatnonzero(~step.terminated)
+            entered = len(step.rows.ids) - len(living)
+            source = np.append(living + rows.start, np.full(entered, -1))
+            closing = np.append(step.truncated[living], np.zeros(entered, bool))
+            if closing.any():
+                arrivals.append(self._close(index, group, source, closing, step.rows))
+            else:
+                arrivals.append(_Arrival(index, group, source, step.rows))
+        self._on_event("step", episode)
+        if any(len(arrival.source) for arrival in arrivals):
+            return arrivals
+        episode.is_done = True
+        episode.result = getattr(population, "result", dict)()
+        fragment.episodes.append(episode)
+        self._on_event("end", episode)
+        return self._begin(index)
+
+    def _close(self, index: int, group: str, source: Array, closing: Array, rows: Rows) -> _Arrival:
+        """Writes the rows that observe for the last time, and returns those that go on."""
+        block, population = self._block_of[group], self.populations[index]
+        where = block.take(int(np.count_nonzero(closing)))
+        block.write(where, source[closing], _select(rows, closing))
+        self._mark(block, where, index, group)
+        if closing.all():
+            population.observe(group, block.data["obs"][where])
+            going_on = None
+        else:
+            obs = block.data["obs"]
+            everyone = np.empty((len(closing), *obs.shape[1:]), obs.dtype)
+            population.observe(group, everyone)
+            obs[where] = everyone[closing]
+            going_on = everyone[~closing]
+        self._check_finite_obs(block, where, group)
+        return _Arrival(index, group, source[~closing], _select(rows, ~closing), going_on)
+
+    def _arrive(self, arrivals: list[_Arrival]) -> None:
+        """Writes the next block: the rows that act in the next step."""
+        for block in self._blocks:
+            arrived = {g: [a for a in arrivals if a.group == g] for g in block.names}
+            block.reserve(sum(len(a.source) for pieces in arrived.values() for a in pieces))
+            block.start = block.end
+            for group, pieces in arrived.items():
+                first = block.end
+                for piece in pieces:
+                    where = block.take(len(piece.source))
+                    block.write(where, piece.source, piece.rows)
+                    self._mark(block, where, piece.env_index, group)
+                    self._rows[piece.env_index, group] = piece.rows
+                    out = block.data["obs"][where]
+                    if piece.obs is None:
+                        self.populations[piece.env_index].observe(group, out)
+                    else:
+                        out[:] = piece.obs
+                block.slices[group] = slice(first, block.end)
+                block.population[group] = np.repeat(
+                    [piece.env_index for piece in pieces], [len(piece.source) for piece in pieces]
+                ).astype(np.int64)
+                self._check_finite_obs(block, block.slices[group], group)
+            block.stop = block.end
+
+    def _mark(self, block: _Block, where: slice, index: int, group: str) -> None:
+        episode = self._episodes[index]
+        assert episode is not None
+        block.data["eps_id"][where] = episode.id_
+        block.data["t"][where] = episode.length
+        block.data["group"][where] = self._group_index[group]
+
+    def _check_rows(self, step: Step, rows: slice, group: str, episode: Episode) -> None:
+        n = rows.stop - rows.start
+        for name in ("rewards", "terminated", "truncated"):
+            shape = np.shape(getattr(step, name))
+            if shape != (n,):
+                raise PopulationError(
+                    f"population {episode.env_index}, group {group!r}, step {episode.length}: "
+                    f"{name} has shape {shape}, expected ({n},), one for each agent that acted."
+                )
+        bad = np.flatnonzero(~np.isfinite(step.rewards))
+        if len(bad):
+            raise PopulationError(
+                f"population {episode.env_index}, group {group!r}, step {episode.length}: the "
+                f"reward of row {bad[0]} is {step.rewards[bad[0]]}; it must be finite."
+            )
+        left = n - int(np.count_nonzero(step.terminated))
+        if len(step.rows.ids) < left:
+            raise PopulationError(
+                f"population {episode.env_index}, group {group!r}, step {episode.length}: "
+                f"{left} agents were not terminated but only {len(step.rows.ids)} observe."
+            )
+
+    def _check_finite_obs(self, block: _Block, where: slice, group: str) -> None:
+        obs = block.data["obs"][where]
+        # The sum is a cheap first look: NaN and infinity survive it.
+        if obs.dtype.kind != "f" or np.isfinite(obs.sum(dtype=np.float32)):
+            return
+        bad = np.flatnonzero(~np.isfinite(obs.reshape(len(obs), -1)).all(axis=1))
+        if len(bad):
+            episode_id, t = (block.data[key][where][bad[0]] for key in ("eps_id", "t"))
+            raise PopulationError(
+                f"episode {episode_id}, group {group!r}, step {t}: the observation of row "
+                f"{bad[0]} is not finite (NaN or infinity)."
+            )
+
+
+def _select(rows: Rows, mask: Array) -> Rows:
+    """The rows where `mask` is true; edges between them, renumbered."""
+    if mask.all():
+        return rows
+    edges = rows.edges
+    if edges is not None:
+        edges = (np.cumsum(mask) - 1)[edges[mask[edges].all(axis=1)]]
+    return Rows(
+        rows.ids[mask],
+        None if rows.positions is None else rows.positions[mask],
+        None if rows.action_mask is None else rows.action_mask[mask],
+        edges,
+    )
