@@ -77,8 +77,8 @@ class Neighborhood:
         if isinstance(spec, Mapping) and len(spec) == 1 and next(iter(spec)) in SIZED:
             kind, size = next(iter(spec.items()))
             number = isinstance(size, int | float) and not isinstance(size, bool)
-            whole = kind == "radius" or (number and size == int(size) and size >= 1)
-            if not (number and np.isfinite(size) and size > 0 and whole):
+            positive = number and 0 < size < np.inf  # false for NaN
+            if not positive or (kind == "nearest" and size != int(size)):
                 raise ValueError(f"neighborhood {{{kind}: {size!r}}}: it must be {SIZED[kind]}.")
             return cls(kind, float(size))
         raise ValueError(
@@ -131,7 +131,7 @@ class Neighborhood:
         if self.kind == "graph":
             return np.asarray(own.edges)
         starts = np.flatnonzero(np.diff(own.population, prepend=-1))
-        ends = np.append(starts[1:], len(own.population))
+        ends = np.append(starts, len(own.population))[1:]  # none at all for an extinct group
         pairs = [np.zeros((0, 2), np.int64)]
         for start, end in zip(starts, ends, strict=True):  # one tree per population
             assert own.positions is not None and self.size is not None

@@ -40,7 +40,9 @@ def boltzmann(q: Tensor, temperature: float | Tensor, mask: Tensor | None = None
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {float(temperature)}; it must be positive.")
-    return (_masked(q, mask) / temperature).softmax(-1)
+    legal = _masked(q, mask)
+    # Less the best one first, for Q / T may overflow, and NaN would choose illegal actions.
+    return ((legal - legal.amax(-1, keepdim=True)) / temperature).softmax(-1)
 
 
 def sample_actions(
@@ -155,6 +157,8 @@ def mfq_loss(
         ValueError: shapes that would broadcast instead of matching row by row.
     """
     rows = actions.shape
+    if q.shape[:-1] != rows:  # gather would read the first rows and ignore the others
+        raise ValueError(f"q has shape {tuple(q.shape)}, expected {(*rows, q.shape[-1])}.")
     parts = {"rewards": rewards, "terminated": terminated, "value_next": value_next}
     for name, part in (parts if valid is None else parts | {"valid": valid}).items():
         if part.shape != rows:  # [B] against [B, 1] would become [B, B] unnoticed

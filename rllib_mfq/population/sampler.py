@@ -240,6 +240,12 @@ class Sampler:
         self._unseeded = set(range(num_envs))
         self.groups = dict(self.populations[0].groups)
         self._group_index = {name: index for index, name in enumerate(self.groups)}
+        self.assign(players)
+        self._rows: dict[tuple[int, str], Rows] = {}
+        self._episodes_begun = 0
+
+    def assign(self, players: Mapping[str, Player]) -> None:
+        """Hands the groups to (other) players; all episodes start anew."""
         self.players = dict(players)
         mine: dict[str, list[str]] = {}
         for group in self.groups:
@@ -250,9 +256,7 @@ class Sampler:
         }
         self._blocks = list(blocks.values())
         self._block_of = {group: blocks[self.players[group].name] for group in self.groups}
-        self._episodes: list[Episode | None] = [None] * num_envs
-        self._rows: dict[tuple[int, str], Rows] = {}
-        self._episodes_begun = 0
+        self._episodes: list[Episode | None] = [None] * len(self.populations)
 
     def sample(
         self,

@@ -1,0 +1,1 @@
+"""Mean field Q-learning as an RLlib algorithm."""

@@ -1,0 +1,454 @@
+"""MFQConfig: the settings of mean field Q-learning, their defaults and their checks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
+from ray.rllib.utils.annotations import override
+from ray.util.debug import log_once
+
+from rllib_mfq.mean_field.neighborhood import Neighborhood, did_you_mean
+from rllib_mfq.mean_field.objective import TARGETS, schedule_value
+from rllib_mfq.population.adapters import GYM_GROUP
+from rllib_mfq.population.population import Group, Population
+
+DEFAULTS: dict[str, Any] = {
+    "neighborhood": "group",
+    "mean_action_iterations": 1,
+    "mean_action_input": "previous",
+    "temperature": [[0, 0.5], [2_000_000, 0.05]],
+    "target": "mean_field",
+    "dueling": False,
+    "tau": 0.01,
+    "target_network_update_freq": 1,
+    "training_intensity": 0.5,
+    "replay_capacity": 100_000,
+    "replay_obs_dtype": None,
+    "store_replay_in_checkpoints": False,
+    "num_steps_sampled_before_learning_starts": 5_000,
+    "evaluation_opponents": {},
+}
+"""MFQ's own settings. `MFQConfig.training` and `MFQConfig.evaluation` document them."""
+
+OLD_NAMES = {
+    "num_workers": "num_env_runners",
+    "num_rollout_workers": "num_env_runners",
+    "num_envs_per_worker": "num_envs_per_env_runner",
+    "num_cpus_per_worker": "num_cpus_per_env_runner",
+    "num_gpus_per_worker": "num_gpus_per_env_runner",
+    "train_batch_size": "train_batch_size_per_learner",
+    "evaluation_num_workers": "evaluation_num_env_runners",
+}
+"""Keys of older RLlib releases that mean just what the new one means."""
+
+WITHOUT_EFFECT = {
+    "model": "set rl_module(model_config=...), in YAML the key model_config",
+    "exploration_config": "MFQ explores by its Boltzmann policy: set temperature",
+    "observation_filter": "normalise in the environment",
+    "num_gpus": "set num_gpus_per_learner",
+    "batch_mode": "set rollout_fragment_length",
+    "clip_rewards": "clip in the environment",
+    "compress_observations": "set replay_obs_dtype",
+    "num_epochs": "set training_intensity",
+    "minibatch_size": "set train_batch_size_per_learner",
+    "shuffle_batch_per_epoch": "the memory already draws at random",
+    "remote_worker_envs": "set num_env_runners",
+}
+"""RLlib settings that MFQ would ignore, and what to use instead."""
+
+
+def group_mapping(agent_id: Any, *args: Any, **kwargs: Any) -> str:
+    """The default `policy_mapping_fn`: `red_12` to `red`."""
+    return str(agent_id).rsplit("_", 1)[0]
+
+
+class MFQConfig(AlgorithmConfig):
+    """Configures mean field Q-learning.
+
+    As in any RLlib config, plus `training()`'s and `evaluation()`'s own settings:
+
+        MFQConfig().environment("battle_v4").training(neighborhood="group", tau=0.01)
+
+    Without `multi_agent(policies=...)` every group of agents has a module of its own; with one
+    policy, such as `multi_agent(policies=["shared"])`, that one plays all groups.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        from rllib_mfq import register
+        from rllib_mfq.algorithm.env_runner import MFQEnvRunner
+        from rllib_mfq.algorithm.mfq import MFQ
+
+        register()
+        self.groups: dict[str, Group] | None = None
+        super().__init__(algo_class=algo_class or MFQ)
+        for name, value in DEFAULTS.items():
+            setattr(self, name, copy.deepcopy(value))
+        self.env_runner_cls = MFQEnvRunner
+        self.policy_mapping_fn = group_mapping
+        self.lr = 5e-4
+        self.gamma = 0.95
+        self.train_batch_size_per_learner = 512
+        self.rollout_fragment_length = 10
+        self.num_envs_per_env_runner = 4
+        self.min_sample_timesteps_per_iteration = 500
+        self.restart_failed_sub_environments = True
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.evaluation_config = {"explore": False}
+
+    @override(AlgorithmConfig)
+    def training(
+        self,
+        *,
+        neighborhood: str | Mapping[str, float] = NotProvided,
+        mean_action_iterations: int = NotProvided,
+        mean_action_input: str = NotProvided,
+        temperature: float | list[list[float]] = NotProvided,
+        target: str = NotProvided,
+        dueling: bool = NotProvided,
+        tau: float = NotProvided,
+        target_network_update_freq: int = NotProvided,
+        training_intensity: float = NotProvided,
+        replay_capacity: int = NotProvided,
+        replay_obs_dtype: str | None = NotProvided,
+        store_replay_in_checkpoints: bool = NotProvided,
+        num_steps_sampled_before_learning_starts: int = NotProvided,
+        **kwargs: Any,
+    ) -> MFQConfig:
+        """Sets how MFQ learns.
+
+        Args:
+            neighborhood: whom an agent's mean action averages over: `group`, `none` (which is
+                independent Q-learning), `all`, `graph`, `{radius: r}` or `{nearest: k}`.
+            mean_action_iterations: M of the paper's Algorithm 1, how often actions and mean
+                actions are sampled in turn before a step is played.
+            mean_action_input: the mean action at which Q is learned: `previous`, the one the
+                agents acted on, or `current`, the one their step produced.
+            temperature: T of the Boltzmann policy, in units of reward, above 0: a number, or
+                `[[agent_steps, value], ...]`, linear in between.
+            target: what the next state is worth: `mean_field`, `double_q` or `max`.
+            dueling: split the Q head into state value and advantages.
+            tau: how far the target network moves towards the network.
+            target_network_update_freq: gradient updates between two such moves (updates, not
+                sampled steps as in RLlib's DQN: the paper moves it after every update).
+            training_intensity: rows trained per row sampled.
+            replay_capacity: rows each module's memory holds.
+            replay_obs_dtype: type to keep observations in, such as `float16`; None keeps
+                theirs.
+            store_replay_in_checkpoints: write the memories into checkpoints.
+            num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must
+                hold before it is learned from.
+            **kwargs: RLlib's own: `lr`, `gamma`, `grad_clip`, `train_batch_size_per_learner`
+                (rows per module and update), ...
+        """
+        given = {k: v for k, v in locals().items() if k in DEFAULTS and v is not NotProvided}
+        if "train_batch_size" in kwargs:
+            kwargs["train_batch_size_per_learner"] = kwargs.pop("train_batch_size")
+        super().training(**kwargs)
+        for name, value in given.items():
+            setattr(self, name, value)
+        return self
+
+    @override(AlgorithmConfig)
+    def evaluation(
+        self, *, evaluation_opponents: Mapping[str, str] = NotProvided, **kwargs: Any
+    ) -> MFQConfig:
+        """Sets how MFQ is evaluated: greedily, unless `evaluation_config` sets `explore`.
+
+        Args:
+            evaluation_opponents: `{name: "random" or the path of a checkpoint}`. Evaluation
+                then plays `evaluation_duration` matches against each, half of them on each
+                side, and logs `win_rate/<name>`, a draw counting a half.
+            **kwargs: RLlib's own.
+        """
+        if isinstance(kwargs.get("evaluation_config"), dict):
+            kwargs["evaluation_config"] = {"explore": False, **kwargs["evaluation_config"]}
+        super().evaluation(**kwargs)
+        if evaluation_opponents is not NotProvided:
+            self.evaluation_opponents = dict(evaluation_opponents or {})
+        return self
+
+    @override(AlgorithmConfig)
+    def update_from_dict(self, config_dict: dict[str, Any]) -> MFQConfig:
+        """Takes a config dict, as from Tune or YAML; old RLlib names are understood.
+
+        Raises:
+            ValueError: a key that does not exist, with the nearest one that does.
+        """
+        legal = {*vars(self), *OLD_NAMES, "multiagent", "callbacks", "framework", "model_config"}
+        legal |= {"create_env_on_driver", "input", "lambda", "num_cpus_for_driver", "class"}
+        legal |= {"train_batch_size_per_learner", "_enable_new_api_stack"}
+        config = {}
+        for key, value in config_dict.items():
+            if key.startswith("__"):  # Tune's own
+                continue
+            if key not in legal:
+                names = [name for name in legal if not name.startswith("_")]
+                raise ValueError(f"MFQ has no config key {key!r}{did_you_mean(key, names)}.")
+            if key == "model_config":
+                self.rl_module(model_config=value)
+            else:
+                config[OLD_NAMES.get(key, key)] = value
+        super().update_from_dict(config)
+        return self
+
+    @override(AlgorithmConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
+
+        return RLModuleSpec(module_class=MFQTorchRLModule)
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self) -> type:
+        from rllib_mfq.algorithm.learner import MFQTorchLearner
+
+        return MFQTorchLearner
+
+    @property
+    @override(AlgorithmConfig)
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        sizes = {name: int(g.action_space.n) for name, g in (self.groups or {}).items()}
+        return super()._model_config_auto_includes | {
+            "neighborhood": self.neighborhood,
+            "mean_action_iterations": self.mean_action_iterations,
+            "mean_action_input": self.mean_action_input,
+            "mean_action_dim": sum(sizes.values()) if self.neighborhood == "all" else None,
+            "dueling": self.dueling,
+            "temperature": schedule_value(self.temperature, 0),
+        }
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        """Checks everything that can be checked without an environment.
+
+        Raises:
+            ValueError: one sentence with the key, its value and what would be legal.
+        """
+        self._check_numbers()
+        self._check_choices()
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # nothing to warn about
+        super().validate()
+
+    @override(AlgorithmConfig)
+    def _validate_multi_agent_settings(self) -> None:
+        if not self.policies_follow_groups:  # else `resolve_groups` checks
+            super()._validate_multi_agent_settings()
+
+    def _check_numbers(self) -> None:
+        for key, default in (vars(AlgorithmConfig()) | DEFAULTS).items():
+            value = getattr(self, key)
+            numeric = isinstance(default, int | float) and not isinstance(default, bool)
+            if isinstance(value, str) and (numeric or key in ("lr", "temperature")):
+                try:
+                    number = float(value)
+                except ValueError:
+                    continue
+                raise ValueError(
+                    f"{key} is the string {value!r} where a number belongs; write {number!r} "
+                    "(YAML reads 1e-4 as a string and 1.0e-4 as a number)."
+                )
+        whole = "a whole number of at least 1"
+        checks: dict[str, tuple[bool, str]] = {
+            "mean_action_iterations": (_whole(self.mean_action_iterations, 1), whole),
+            "target_network_update_freq": (_whole(self.target_network_update_freq, 1), whole),
+            "replay_capacity": (_whole(self.replay_capacity, 1), whole),
+            "train_batch_size_per_learner": (_whole(self.train_batch_size_per_learner, 1), whole),
+            "num_steps_sampled_before_learning_starts": (
+                _whole(self.num_steps_sampled_before_learning_starts, 0)
+                and self.num_steps_sampled_before_learning_starts <= self.replay_capacity,
+                "a whole number from 0 to replay_capacity",
+            ),
+            "tau": (_between(self.tau, 0, 1) and self.tau > 0, "above 0 and at most 1"),
+            "gamma": (_between(self.gamma, 0, 1), "between 0 and 1"),
+            "training_intensity": (
+                _between(self.training_intensity, 0, math.inf) and self.training_intensity > 0,
+                "a positive number",
+            ),
+        }
+        for key, (legal, expected) in checks.items():
+            if not legal:
+                raise ValueError(f"{key} is {getattr(self, key)!r}; it must be {expected}.")
+        check_temperature(self.temperature)
+
+    def _check_choices(self) -> None:
+        Neighborhood.parse(self.neighborhood)
+        choices = {"target": TARGETS, "mean_action_input": ("previous", "current")}
+        for key, legal in choices.items():
+            value = getattr(self, key)
+            if value not in legal:
+                hint = did_you_mean(str(value), legal)
+                raise ValueError(f"{key} is {value!r}{hint}; legal are {', '.join(legal)}.")
+        if self.replay_obs_dtype is not None:
+            try:
+                np.dtype(self.replay_obs_dtype)
+            except TypeError:
+                raise ValueError(
+                    f"replay_obs_dtype is {self.replay_obs_dtype!r}; it must be a numpy type "
+                    "such as 'float16'."
+                ) from None
+        default = AlgorithmConfig()
+        for key, instead in WITHOUT_EFFECT.items():
+            if getattr(self, key) != getattr(default, key) and not self.in_evaluation:
+                raise ValueError(f"{key} has no effect on MFQ; {instead}.")
+        if not self.create_local_env_runner:
+            raise ValueError("create_local_env_runner is False; MFQ needs it to be True.")
+        if not self.enable_rl_module_and_learner:
+            raise ValueError(
+                "enable_rl_module_and_learner is False; MFQ runs on the new API stack only."
+            )
+        if self.evaluation_opponents and not self.in_evaluation:
+            for name, spec in self.evaluation_opponents.items():
+                if not isinstance(spec, str):
+                    raise ValueError(
+                        f"evaluation_opponents[{name!r}] is {spec!r}; it must be 'random' or "
+                        "the path of a checkpoint."
+                    )
+            if not self.evaluation_interval:
+                raise ValueError("evaluation_opponents is set; set evaluation_interval too.")
+            if self.evaluation_duration_unit != "episodes" or self.evaluation_duration == "auto":
+                raise ValueError(
+                    f"evaluation_duration is {self.evaluation_duration!r} "
+                    f"{self.evaluation_duration_unit}; with evaluation_opponents it must be a "
+                    "number of episodes."
+                )
+
+    @property
+    def policies_follow_groups(self) -> bool:
+        """Whether no policies are set, so that every group gets a module of its own."""
+        return set(self.policies) == {DEFAULT_POLICY_ID}
+
+    def resolve_groups(self, make_population: Callable[[], Population]) -> None:
+        """Learns the groups from an environment and checks the settings against them.
+
+        Sets `groups`, and `policies` if there are none. Does nothing the second time.
+
+        Args:
+            make_population: makes a population, which is reset once and closed.
+
+        Raises:
+            ValueError: one sentence on what does not fit.
+        """
+        if self.groups is not None:
+            return
+        population = make_population()
+        try:
+            groups = dict(population.groups)
+            first = population.reset(seed=0)
+        finally:
+            getattr(population, "close", lambda: None)()
+        for group, spaces in groups.items():
+            _check_spaces(group, *spaces)
+        if self.policies_follow_groups and set(groups) != {GYM_GROUP}:
+            self.multi_agent(policies=set(groups))
+            super()._validate_multi_agent_settings()
+        self.groups = groups
+        self._check_modules()
+        needs = Neighborhood.parse(self.neighborhood).needs
+        for group, rows in first.items():
+            if needs and getattr(rows, needs) is None:
+                raise ValueError(
+                    f"neighborhood is {self.neighborhood!r}, which needs {needs}, but group "
+                    f"{group!r} of the environment gives none; use 'group', 'none' or 'all'."
+                )
+        if self.evaluation_opponents and len(groups) != 2:
+            raise ValueError(
+                f"evaluation_opponents needs an environment of two groups; this one has "
+                f"{sorted(groups)}."
+            )
+        rows_of_module = dict.fromkeys(self.policies, 0)
+        for group, module_id in self.modules_of_groups().items():
+            rows_of_module[module_id] += len(first[group].ids)
+        steps = self.get_rollout_fragment_length() + 1
+        for module_id, rows in rows_of_module.items():
+            fragment = rows * steps * self.num_envs_per_env_runner
+            if fragment > self.replay_capacity:
+                raise ValueError(
+                    f"replay_capacity is {self.replay_capacity}, but one fragment of module "
+                    f"{module_id!r} has {fragment} rows; raise it, or lower "
+                    "rollout_fragment_length or num_envs_per_env_runner."
+                )
+
+    def _check_modules(self) -> None:
+        groups = self.groups or {}
+        modules = self.modules_of_groups()
+        for group, module_id in modules.items():
+            if module_id not in self.policies:
+                raise ValueError(
+                    f"group {group!r} maps to policy {module_id!r}; policies has "
+                    f"{sorted(self.policies)}."
+                )
+        for module_id in self.policies:
+            mine = [group for group in groups if modules[group] == module_id]
+            if not mine:
+                raise ValueError(
+                    f"no group maps to policy {module_id!r}; the environment's groups are "
+                    f"{sorted(groups)}, the policies {sorted(self.policies)}."
+                )
+            for group in mine[1:]:
+                if groups[group] != groups[mine[0]]:
+                    raise ValueError(
+                        f"groups {mine[0]!r} and {group!r} have different spaces, so policy "
+                        f"{module_id!r} cannot play both; leave policies out to give each group "
+                        "its own."
+                    )
+
+    def modules_of_groups(self) -> dict[str, str]:
+        """The module that plays each group."""
+        groups = list(self.groups or {})
+        if len(self.policies) == 1 and self.policy_mapping_fn is group_mapping:
+            return dict.fromkeys(groups, next(iter(self.policies)))
+        return {group: self.policy_mapping_fn(f"{group}_0", None) for group in groups}
+
+    def spaces_of_modules(self) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:
+        """What RLlib calls the spaces of an env runner, by module."""
+        groups = self.groups or {}
+        whole = tuple(
+            gym.spaces.Dict({name: spaces[index] for name, spaces in groups.items()})
+            for index in range(2)
+        )
+        spaces: dict[str, Any] = {INPUT_ENV_SPACES: whole}
+        return spaces | {m: tuple(groups[g]) for g, m in self.modules_of_groups().items()}
+
+
+def check_temperature(temperature: Any) -> None:
+    """Raises a ValueError unless it is a positive number or an increasing schedule of such."""
+    points = temperature if isinstance(temperature, list | tuple) else [[0, temperature]]
+    for point in points:
+        pair = isinstance(point, list | tuple) and len(point) == 2
+        if not pair or not all(_between(x, 0, math.inf) for x in point) or point[1] <= 0:
+            raise ValueError(
+                f"temperature is {temperature!r}; it must be a positive number or a schedule "
+                "[[agent_steps, value], ...] of positive values."
+            )
+    steps = [point[0] for point in points]
+    if not steps or any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+        raise ValueError(
+            f"temperature is {temperature!r}; the agent steps of a schedule must increase."
+        )
+
+
+def _check_spaces(group: str, obs: gym.Space[Any], actions: gym.Space[Any]) -> None:
+    if not isinstance(actions, gym.spaces.Discrete):
+        raise ValueError(f"group {group!r} has action space {actions}; MFQ needs Discrete.")
+    if not isinstance(obs, gym.spaces.Box) or not np.prod(obs.shape):
+        raise ValueError(f"group {group!r} has observation space {obs}; MFQ needs a Box.")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _whole(value: Any, least: int) -> bool:
+    return _between(value, least, math.inf) and value == int(value)
+
+
+def _between(value: Any, low: float, high: float) -> bool:
+    return _number(value) and math.isfinite(value) and low <= value <= high

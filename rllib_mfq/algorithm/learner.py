@@ -1,0 +1,115 @@
+"""The Learner: the loss of mean field Q-learning and its target network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.utils import update_target_network
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_AGENT_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
+
+from rllib_mfq.algorithm.rl_module import (
+    ACTION_MASK,
+    MEAN_ACTIONS,
+    NEXT_MEAN_ACTIONS,
+    MFQTorchRLModule,
+)
+from rllib_mfq.mean_field.objective import mfq_loss, next_value, schedule_value
+
+NUM_UPDATES = "num_updates"
+
+
+class MFQTorchLearner(TorchLearner):
+    """Minimises the loss of `mean_field.objective` for every trainable module.
+
+    One gradient step is followed by one move of the target networks (each
+    `target_network_update_freq` steps), also within an `update()` over several minibatches.
+    """
+
+    @override(TorchLearner)
+    def build(self) -> None:
+        super().build()
+        self._updates = 0
+        self.module.foreach_module(lambda module_id, module: module.make_target_networks())
+
+    @override(TorchLearner)
+    def add_module(self, *, module_id: str, **kwargs: Any) -> Any:
+        marl_spec = super().add_module(module_id=module_id, **kwargs)
+        self.module[module_id].unwrapped().make_target_networks()
+        return marl_spec
+
+    @override(TorchLearner)
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().before_gradient_based_update(timesteps=timesteps)
+        agent_steps = timesteps.get(NUM_AGENT_STEPS_SAMPLED_LIFETIME, 0)
+        for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule is no dict)
+            if self.should_module_be_updated(module_id):
+                config = self.config.get_config_for_module(module_id)
+                temperature = schedule_value(config.temperature, agent_steps)
+                self.module[module_id].unwrapped().temperature.fill_(temperature)
+
+    @override(TorchLearner)
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: Any, fwd_out: dict[str, Any]
+    ) -> torch.Tensor:
+        module: MFQTorchRLModule = self.module[module_id].unwrapped()
+        after = {Columns.OBS: batch["new_obs"], MEAN_ACTIONS: batch[NEXT_MEAN_ACTIONS]}
+        with torch.no_grad():
+            value = next_value(
+                config.target,
+                module.forward_target(after)["q"],
+                module.temperature,
+                module.q(after) if config.target == "double_q" else None,
+                batch.get(f"new_{ACTION_MASK}"),
+            )
+        q = fwd_out["q"]
+        loss, td_error = mfq_loss(
+            q,
+            batch[Columns.ACTIONS],
+            batch[Columns.REWARDS],
+            batch[Columns.TERMINATEDS],
+            value,
+            config.gamma,
+        )
+        self.metrics.log_dict(
+            {
+                "qf_mean": q.detach().mean(),
+                "qf_loss": loss.detach(),
+                "td_error_mean": td_error.mean(),
+                "target_value_mean": value.mean(),
+                "temperature": module.temperature.clone(),
+            },
+            key=module_id,
+            window=1,
+        )
+        return loss
+
+    @override(TorchLearner)
+    def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
+        super().apply_gradients(gradients_dict)
+        self._updates += 1
+        for module_id in self.module.keys():  # noqa: SIM118
+            config = self.config.get_config_for_module(module_id)
+            if self.should_module_be_updated(module_id) and (
+                self._updates % config.target_network_update_freq == 0
+            ):
+                for main, target in self.module[module_id].unwrapped().get_target_network_pairs():
+                    update_target_network(main_net=main, target_net=target, tau=config.tau)
+
+    @override(Learner)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        return state | {NUM_UPDATES: self._updates}
+
+    @override(Learner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        # RLlib keeps newer weights over older ones; whoever restores an older state wants it.
+        if COMPONENT_RL_MODULE in state and state.get(WEIGHTS_SEQ_NO, 0) <= self._weights_seq_no:
+            self._weights_seq_no = -1
+        super().set_state(state)
+        self._updates = state.get(NUM_UPDATES, self._updates)

@@ -1,0 +1,271 @@
+"""MFQ: the algorithm that RLlib and Tune run."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    EVALUATION_RESULTS,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    TIMERS,
+    WEIGHTS_SEQ_NO,
+)
+from ray.rllib.utils.typing import StateDict
+
+from rllib_mfq.algorithm.config import MFQConfig
+from rllib_mfq.algorithm.env_runner import FragmentBatch, MFQEnvRunner
+from rllib_mfq.algorithm.episodes import Figures, episode_figures
+from rllib_mfq.population.adapters import as_population
+from rllib_mfq.population.population import PopulationError
+from rllib_mfq.population.replay import ReplayMemory
+
+SAMPLE = "sample"  # tag of the requests in flight
+REPLAY = "replay"
+PROGRESS = "mfq_progress"
+
+
+class MFQ(Algorithm):
+    """Mean field Q-learning (Yang et al., ICML 2018, "Algorithm 1").
+
+    A training step takes one fragment from every env runner, adds it to the memory of each
+    module, and makes as many updates as `training_intensity` asks for. With remote env
+    runners, the next fragment is under way while the learner learns from the last one.
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> MFQConfig:
+        return MFQConfig()
+
+    @override(Algorithm)
+    def setup(self, config: MFQConfig) -> None:
+        open_config = self.config.copy(copy_frozen=False)
+        open_config.resolve_groups(self._probe)
+        open_config.freeze()
+        self.config = open_config
+        self._modules = open_config.modules_of_groups()
+        self._memories: dict[str, ReplayMemory] = {}
+        self._agent_steps = 0
+        self._owed = 0.0  # updates that the rows sampled so far ask for, not yet made
+        self._episodes: deque[Figures] = deque(
+            maxlen=open_config.metrics_num_episodes_for_smoothing
+        )
+        self._latest: dict[str, Any] = {}
+        self._fresh: set[str] = set()
+        # As Ray does for actors. Torch's default, all cores, waits for the cores that others
+        # use: beside one busy process on two cores it is 17 times slower than one thread.
+        torch.set_num_threads(max(1, int(open_config.num_cpus_for_main_process)))
+        super().setup(open_config)
+        for index, module_id in enumerate(sorted(set(self._modules.values()))):
+            if self._is_trained(module_id):
+                seed = None if open_config.seed is None else open_config.seed + index
+                self._memories[module_id] = ReplayMemory(
+                    open_config.replay_capacity, open_config.replay_obs_dtype, seed
+                )
+
+    @override(Algorithm)
+    def step(self) -> dict[str, Any]:
+        """One iteration; evaluation and learner results stay until there are newer ones."""
+        self._fresh = set()
+        results: dict[str, Any] = super().step()
+        for key in (EVALUATION_RESULTS, LEARNER_RESULTS):
+            if key in self._fresh:
+                self._latest[key] = _with_known(results[key], self._latest.get(key, {}))
+            if key in self._latest:
+                results[key] = self._latest[key]
+        return results
+
+    @override(Algorithm)
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        results: dict[str, Any] = super().evaluate(*args, **kwargs)
+        self._fresh.add(EVALUATION_RESULTS)
+        return results
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            started = time.perf_counter()
+            batches = self._collect()
+        rows = sum(batch.agent_steps() for batch in batches)
+        self._remember(batches)
+        if self.env_runner_group.num_remote_env_runners():
+            self._request_fragments()  # they sample while we learn
+        updates = self._updates_owed(batches)
+        if updates:
+            with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+                self._learn(updates)
+            self.env_runner_group.local_env_runner.set_state(self._weights())
+        self._log(rows, updates, time.perf_counter() - started)
+
+    def _probe(self) -> Any:
+        """One population, to learn the groups from."""
+        return as_population(self.env_creator(EnvContext(self.config.env_config, worker_index=0)))
+
+    def _is_trained(self, module_id: str) -> bool:
+        to_train = self.config.policies_to_train
+        if to_train is None:
+            return True
+        return bool(to_train(module_id, None)) if callable(to_train) else module_id in to_train
+
+    def _collect(self) -> list[FragmentBatch]:
+        """One fragment from every env runner that has one to give."""
+        group = self.env_runner_group
+        if not group.num_remote_env_runners():
+            runner = group.local_env_runner
+            results = [_sample(runner)]
+        else:
+            self._request_fragments()
+            fetched = group.fetch_ready_async_reqs(
+                tags=SAMPLE, timeout_seconds=self.config.sample_timeout_s
+            )
+            results = [result for _, result in sorted(fetched, key=lambda pair: pair[0])]
+        for result in results:
+            if isinstance(result, PopulationError):
+                raise result
+        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
+        return [batch for samples, _ in results for batch in samples]
+
+    def _request_fragments(self) -> None:
+        """Asks every idle remote runner for a fragment, played with the current weights."""
+        group = self.env_runner_group
+        if group.num_in_flight_async_reqs(SAMPLE) < group.num_healthy_remote_env_runners():
+            group.foreach_env_runner_async(
+                _sample, tag=SAMPLE, kwargs={"state": self._weights()}
+            )
+
+    def _weights(self) -> dict[str, Any]:
+        state = self.learner_group.get_state(
+            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+        )[COMPONENT_LEARNER]
+        return {key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+
+    def _remember(self, batches: list[FragmentBatch]) -> None:
+        for batch in batches:
+            self._agent_steps += batch.agent_steps()
+            self._episodes += [episode_figures(e, self._modules) for e in batch.episodes]
+            for module_id, memory in self._memories.items():
+                memory.add(batch.policy_batches[module_id])
+
+    def _updates_owed(self, batches: list[FragmentBatch]) -> int:
+        """How many updates are due; each trains a batch of every module that is trained."""
+        config = self.config
+        least = max(1, config.num_steps_sampled_before_learning_starts)
+        if not self._memories or any(len(m) < least for m in self._memories.values()):
+            return 0
+        rows = sum(
+            steps
+            for batch in batches
+            for group, steps in batch.steps_of_groups.items()
+            if self._modules[group] in self._memories
+        )
+        per_update = config.total_train_batch_size * len(self._memories)
+        self._owed += config.training_intensity * rows / per_update
+        updates = int(self._owed)
+        self._owed -= updates
+        return updates
+
+    def _learn(self, updates: int) -> None:
+        config = self.config
+        size, learners = config.total_train_batch_size, max(1, config.num_learners)
+        # One call for all updates: RLlib's overhead per call is that of an update.
+        batch = MultiAgentBatch(
+            {
+                module_id: SampleBatch(memory.sample(size * updates))
+                for module_id, memory in self._memories.items()
+            },
+            env_steps=size * updates,
+        )
+        steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        results = self.learner_group.update(
+            batch=batch,
+            minibatch_size=size // learners,
+            timesteps={
+                NUM_ENV_STEPS_SAMPLED_LIFETIME: steps,
+                NUM_AGENT_STEPS_SAMPLED_LIFETIME: self._agent_steps,
+            },
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._fresh.add(LEARNER_RESULTS)
+
+    def _log(self, rows: int, updates: int, seconds: float) -> None:
+        log = self.metrics.log_value
+        for key in self._episodes[-1] if self._episodes else ():
+            values = [figures[key] for figures in self._episodes]
+            reduce = min if key[0].endswith("_min") else max if key[0].endswith("_max") else np.mean
+            log((ENV_RUNNER_RESULTS, *key), float(reduce(values)), reduce="item")
+        log("agent_steps_sampled_lifetime", self._agent_steps, reduce="item")
+        log("agent_steps_per_second", rows / seconds, window=100)
+        log("num_updates", updates, reduce="sum")
+        log("replay_size", sum(len(m) for m in self._memories.values()), reduce="item")
+
+    @override(Algorithm)
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> StateDict:
+        state: StateDict = super().get_state(components, not_components=not_components, **kwargs)
+        if components is None:
+            state[PROGRESS] = {
+                "agent_steps": self._agent_steps,
+                "owed": self._owed,
+                "episodes": list(self._episodes),
+            }
+            if self.config.store_replay_in_checkpoints:
+                state[REPLAY] = {m: memory.get_state() for m, memory in self._memories.items()}
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state: StateDict) -> None:
+        super().set_state(state)
+        if PROGRESS in state:
+            progress: Mapping[str, Any] = state[PROGRESS]
+            self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
+            self._episodes = deque(progress["episodes"], maxlen=self._episodes.maxlen)
+        for module_id, memory in state.get(REPLAY, {}).items():
+            self._memories[module_id].set_state(memory)
+
+    @override(Algorithm)
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        # What is under way belongs to the run as it was before.
+        self.env_runner_group.fetch_ready_async_reqs(
+            tags=SAMPLE, timeout_seconds=self.config.sample_timeout_s
+        )
+        super().restore_from_path(path, *args, **kwargs)
+
+
+def _with_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Fills in the parameter counts, which RLlib reports once and then as NaN."""
+    return {
+        key: known.get(key, value)
+        if key.endswith("trainable_parameters")
+        else _with_known(value, known.get(key, {}))
+        if isinstance(value, dict)
+        else value
+        for key, value in results.items()
+    }
+
+
+def _sample(runner: MFQEnvRunner, state: dict[str, Any] | None = None) -> Any:
+    """One fragment and the metrics; an error in the environment's values as a value."""
+    if state is not None:
+        runner.set_state(state)
+    try:
+        samples = runner.sample()
+    except PopulationError as error:
+        return error  # raised here, it would only restart the runner
+    return samples, runner.get_metrics()

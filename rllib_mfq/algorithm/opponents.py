@@ -1,0 +1,128 @@
+"""Opponents: whoever plays the other side in an evaluation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from ray.rllib.core.rl_module.rl_module import RLModule
+
+from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
+from rllib_mfq.mean_field.neighborhood import Neighborhood
+from rllib_mfq.population.population import Array, Group
+from rllib_mfq.population.sampler import Player
+
+RANDOM = "random"
+MODULES_IN_CHECKPOINT = Path("learner_group", "learner", "rl_module")
+
+
+class Opponent(Protocol):
+    """Plays any group of an environment."""
+
+    def players(self, generator: torch.Generator) -> dict[str, Player]:
+        """A player for every group; `generator` is the source of its draws."""
+        ...
+
+
+class RandomOpponent:
+    """Uniform legal actions.
+
+    Args:
+        groups: the environment's groups.
+    """
+
+    def __init__(self, groups: Mapping[str, Group]) -> None:
+        self._groups = groups
+
+    def players(self, generator: torch.Generator) -> dict[str, Player]:
+        """See `Opponent`."""
+
+        def act(num_actions: int, obs: Array, mean_actions: Array, mask: Array | None) -> Array:
+            legal = np.ones((len(obs), num_actions), bool) if mask is None else mask
+            return random_actions(legal, generator)
+
+        return {
+            name: Player(
+                f"{RANDOM}/{name}",
+                functools.partial(act, int(group.action_space.n)),
+                Neighborhood("none"),
+            )
+            for name, group in self._groups.items()
+        }
+
+
+class CheckpointOpponent:
+    """Modules from a checkpoint, playing greedily as they were trained to.
+
+    Args:
+        modules: the module of each group.
+    """
+
+    def __init__(self, modules: Mapping[str, MFQTorchRLModule]) -> None:
+        self._modules = modules
+
+    def players(self, generator: torch.Generator) -> dict[str, Player]:
+        """See `Opponent`."""
+        return {
+            name: Player(
+                f"opponent/{name}",
+                functools.partial(module.act, explore=False, generator=generator),
+                module.neighborhood,
+                module.mean_action_iterations,
+            )
+            for name, module in self._modules.items()
+        }
+
+
+def load_opponent(name: str, spec: str, groups: Mapping[str, Group]) -> Opponent:
+    """Makes the opponent that an entry of `evaluation_opponents` names.
+
+    Args:
+        name: its name in the results.
+        spec: `random`, or the path of a checkpoint: of an algorithm, or of its modules.
+        groups: the environment's groups.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it cannot play a group.
+    """
+    if spec == RANDOM:
+        return RandomOpponent(groups)
+    path = Path(spec).expanduser().resolve()
+    folder = path / MODULES_IN_CHECKPOINT if (path / MODULES_IN_CHECKPOINT).is_dir() else path
+    found = {p.name: p for p in folder.glob("*/") if (p / "module_state.pkl").exists()}
+    if not found and (folder / "module_state.pkl").exists():
+        found = {folder.name: folder}
+    if not found:
+        raise ValueError(
+            f"opponent {name!r} is {spec!r}, which is neither 'random' nor the folder of a "
+            "checkpoint with modules."
+        )
+    modules: dict[str, MFQTorchRLModule] = {}
+    for group, spaces in groups.items():
+        where = found.get(group) or (next(iter(found.values())) if len(found) == 1 else None)
+        if where is None:
+            raise ValueError(
+                f"opponent {name!r} has no module for group {group!r}; it has {sorted(found)}."
+            )
+        module = RLModule.from_checkpoint(where)
+        if not isinstance(module, MFQTorchRLModule):
+            raise ValueError(f"opponent {name!r}: {where} is a {type(module).__name__}, not MFQ's.")
+        if (module.observation_space, module.action_space) != tuple(spaces):
+            raise ValueError(
+                f"opponent {name!r}: module {where.name!r} plays {module.observation_space} and "
+                f"{module.action_space}, but group {group!r} has {spaces.observation_space} and "
+                f"{spaces.action_space}."
+            )
+        modules[group] = module.eval()
+    return CheckpointOpponent(modules)
+
+
+def random_actions(legal: Array, generator: torch.Generator) -> Array:
+    """Uniform legal actions: `[n, A]` bool to `[n]` int64."""
+    noise = torch.rand(legal.shape, generator=generator).numpy()
+    actions: Array = np.where(legal, noise, -1.0).argmax(axis=1)
+    return actions
