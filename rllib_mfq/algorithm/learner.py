@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -111,5 +112,7 @@ class MFQTorchLearner(TorchLearner):
         # RLlib keeps newer weights over older ones; whoever restores an older state wants it.
         if COMPONENT_RL_MODULE in state and state.get(WEIGHTS_SEQ_NO, 0) <= self._weights_seq_no:
             self._weights_seq_no = -1
-        super().set_state(state)
+        # A state that arrives through Ray's object store is memory that all learners share;
+        # RLlib would let each of their optimizers write into it.
+        super().set_state(copy.deepcopy(state))
         self._updates = state.get(NUM_UPDATES, self._updates)

@@ -62,6 +62,7 @@ class MFQ(Algorithm):
         self._modules = open_config.modules_of_groups()
         self._memories: dict[str, ReplayMemory] = {}
         self._agent_steps = 0
+        self._rounds = 0  # calls of the learner, which number the weights
         self._owed = 0.0  # updates that the rows sampled so far ask for, not yet made
         self._episodes: deque[Figures] = deque(
             maxlen=open_config.metrics_num_episodes_for_smoothing
@@ -139,7 +140,13 @@ class MFQ(Algorithm):
             if isinstance(result, PopulationError):
                 raise result
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        return [batch for samples, _ in results for batch in samples]
+        batches = [batch for samples, _ in results for batch in samples]
+        # A fragment is requested before the update that the last one pays for, so its weights
+        # are at most one round of updates old.
+        for batch in batches:
+            lag = self._rounds - batch.weights_seq_no
+            self.metrics.log_value("weights_lag", lag, reduce="max")
+        return batches
 
     def _request_fragments(self) -> None:
         """Asks every idle remote runner for a fragment, played with the current weights."""
@@ -201,6 +208,7 @@ class MFQ(Algorithm):
             },
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._rounds += 1
         self._fresh.add(LEARNER_RESULTS)
 
     def _log(self, rows: int, updates: int, seconds: float) -> None:
@@ -223,6 +231,7 @@ class MFQ(Algorithm):
             state[PROGRESS] = {
                 "agent_steps": self._agent_steps,
                 "owed": self._owed,
+                "rounds": self._rounds,
                 "episodes": list(self._episodes),
             }
             if self.config.store_replay_in_checkpoints:
@@ -235,6 +244,7 @@ class MFQ(Algorithm):
         if PROGRESS in state:
             progress: Mapping[str, Any] = state[PROGRESS]
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
+            self._rounds = progress["rounds"]
             self._episodes = deque(progress["episodes"], maxlen=self._episodes.maxlen)
         for module_id, memory in state.get(REPLAY, {}).items():
             self._memories[module_id].set_state(memory)

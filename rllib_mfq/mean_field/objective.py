@@ -120,7 +120,9 @@ def next_value(
         return mean_field_value(q_target, temperature, mask)
     if target == "max":
         return _masked(q_target, mask).amax(-1)
-    if target == "double_q" and q_online is not None:
+    if target == "double_q":
+        if q_online is None:
+            raise ValueError("target 'double_q' needs q_online, the online network's values.")
         best = greedy_actions(q_online, mask)
         return q_target.gather(-1, best[..., None]).squeeze(-1)
     raise ValueError(f"target is {target!r}; legal are {', '.join(TARGETS)}.")

@@ -1,0 +1,188 @@
+"""MFQ on remote env runners and learners, and what happens when something dies."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray import cloudpickle
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.tune.registry import register_env
+
+from rllib_mfq import MFQConfig, PopulationError, magent2
+from rllib_mfq.population.magent2 import MAgent2Population
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+
+
+class FaultyBattle(MAgent2Population):
+    """A small battle that misbehaves at the step named in `env_config`."""
+
+    def __init__(self, config):
+        super().__init__(magent2("battle_v4", map_size=12, max_cycles=20).parallel_env)
+        self.faults = dict(config)
+        self.steps = 0
+
+    def step(self, actions):
+        self.steps += 1
+        if self.steps == self.faults.get("raise_at"):
+            raise RuntimeError("the environment broke")
+        steps = super().step(actions)
+        if self.steps == self.faults.get("nan_at"):
+            steps["blue"].rewards[0] = np.nan
+        return steps
+
+
+def small_battle(env="battle_v4", **env_config):
+    register_env("faulty_battle", FaultyBattle)
+    if env == "battle_v4":
+        env_config |= {"map_size": 12, "max_cycles": 20}
+    return (
+        MFQConfig()
+        .environment(env, env_config=env_config)
+        .multi_agent(policies=["shared"])
+        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=10)
+        .training(
+            train_batch_size_per_learner=32,
+            num_steps_sampled_before_learning_starts=50,
+            replay_capacity=5_000,
+            training_intensity=2.0,
+        )
+        .reporting(min_sample_timesteps_per_iteration=80)
+        .debugging(seed=7)
+    )
+
+
+@pytest.fixture
+def build():
+    built = []
+
+    def build_algo(config):
+        built.append(config.build_algo())
+        return built[-1]
+
+    yield build_algo
+    for algo in built:
+        algo.stop()
+
+
+def runner_weights(algo):
+    """One number per remote runner that tells its weights."""
+    return algo.env_runner_group.foreach_env_runner(
+        lambda runner: sum(p.sum().item() for p in runner.module["shared"].parameters()),
+        local_env_runner=False,
+    )
+
+
+@pytest.mark.parametrize("runners", [1, 2])
+def test_remote_runners_sample_with_weights_at_most_one_round_old(build, runners):
+    algo = build(small_battle().env_runners(num_env_runners=runners))
+    results = [algo.train() for _ in range(3)][-1]
+    assert results["learners"]["shared"]["qf_loss"] >= 0
+    assert results["env_runners"]["episode_len_mean"] == 20
+    assert 0 <= results["weights_lag"] <= 1
+    sampled = results["env_runners"]["num_env_steps_sampled_lifetime"]
+    assert algo._agent_steps == sampled * 4
+    assert len(algo._memories["shared"]) == algo._agent_steps
+    assert algo.env_runner_group.num_in_flight_async_reqs("sample") == runners
+
+
+def test_the_learner_learns_while_the_runners_sample(build):
+    algo = build(small_battle().env_runners(num_env_runners=1))
+    in_flight = []
+    learn = algo._learn
+
+    def watched(updates):
+        in_flight.append(algo.env_runner_group.num_in_flight_async_reqs("sample"))
+        learn(updates)
+
+    algo._learn = watched
+    algo.train()
+    assert in_flight and set(in_flight) == {1}
+
+
+def test_a_killed_runner_comes_back_with_current_weights_and_training_goes_on(build):
+    algo = build(small_battle().env_runners(num_env_runners=2))
+    algo.train()
+    before = algo._agent_steps
+    actor = algo.env_runner_group._worker_manager.actors()[1]
+    ray.kill(actor, no_restart=False)
+    deadline = time.time() + 120
+    while time.time() < deadline:
+        results = algo.train()
+        if results["fault_tolerance"]["num_remote_worker_restarts"] == 1:
+            break
+    assert results["fault_tolerance"]["num_remote_worker_restarts"] == 1
+    algo.train()
+    assert algo._agent_steps > before
+    assert results["fault_tolerance"]["num_healthy_workers"] == 2
+    current = sum(p.sum().item() for p in algo.env_runner.module["shared"].parameters())
+    algo._collect()
+    algo._request_fragments()
+    algo._collect()
+    assert runner_weights(algo) == pytest.approx([current, current], rel=1e-6)
+
+
+@pytest.mark.parametrize("runners", [0, 1])
+def test_an_environment_that_raises_is_made_anew_and_its_partial_fragment_dropped(build, runners):
+    config = small_battle("faulty_battle", raise_at=27).env_runners(num_env_runners=runners)
+    algo = build(config)
+    results = algo.train()
+    # Both populations of the runner fail at their 27th step: in the third fragment six of
+    # their ten steps are lost, and after that each is 4 steps into an episode.
+    assert results["env_runners"]["num_env_step_failures"] == 2
+    learnable = sum(int(m._columns["loss_mask"].sum()) for m in algo._memories.values())
+    assert learnable == len(algo._memories["shared"]) == algo._agent_steps
+    assert algo._agent_steps < 4 * results["env_runners"]["num_env_steps_sampled_lifetime"]
+    assert algo.train()["learners"]["shared"]["qf_loss"] >= 0
+
+
+def test_an_environment_that_raises_stops_the_run_if_it_is_not_to_be_restarted(build):
+    config = small_battle("faulty_battle", raise_at=3)
+    algo = build(config.fault_tolerance(restart_failed_sub_environments=False))
+    with pytest.raises(RuntimeError, match="the environment broke"):
+        algo.train()
+
+
+@pytest.mark.parametrize("runners", [0, 1])
+def test_a_nan_reward_stops_the_run_with_step_and_group_before_the_memory(build, runners):
+    algo = build(small_battle("faulty_battle", nan_at=5).env_runners(num_env_runners=runners))
+    with pytest.raises(PopulationError, match=r"group 'blue', step 5: the reward .* nan"):
+        algo.train()
+    assert all(len(memory) == 0 for memory in algo._memories.values())
+
+
+def test_two_learners_make_the_same_update_as_one_and_hold_the_same_weights(build):
+    alone = build(small_battle())
+    alone.train()
+    batch = alone._memories["shared"].sample(64)
+    config = small_battle().learners(num_learners=2).training(train_batch_size_per_learner=16)
+    pair = build(config)
+    assert pair.train()["learners"]["shared"]["qf_loss"] >= 0
+    state = alone.learner_group.get_state()
+    pair.learner_group.set_state(state)
+
+    def update(algo, minibatch_size):
+        algo.learner_group.update(
+            batch=MultiAgentBatch({"shared": SampleBatch(dict(batch))}, env_steps=64),
+            minibatch_size=minibatch_size,
+            timesteps={"num_env_steps_sampled_lifetime": 0},
+        )
+        states = algo.learner_group.foreach_learner(
+            lambda learner: {
+                name: value.clone()
+                for name, value in learner.module["shared"].unwrapped().state_dict().items()
+            }
+        )
+        return [state.get() for state in states]
+
+    # One step over all rows: two halves of the batch, averaged, are the whole.
+    (expected,), (first, second) = update(alone, 64), update(pair, 32)
+    before = state["learner"]["rl_module"]["shared"]
+    for name, value in expected.items():
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
+    assert any((value.numpy() != before[name]).any() for name, value in expected.items())
