@@ -80,7 +80,9 @@ def load_experiments(path: Path) -> dict[str, dict[str, Any]]:
     try:
         experiments = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise click.UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise click.UsageError(
+            f"{path} is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
     if not isinstance(experiments, dict) or not experiments:
         raise click.UsageError(f"{path} has no experiments; write 'name: {{run: MFQ, env: ...}}'.")
     for name, experiment in experiments.items():
@@ -94,7 +96,9 @@ def summary(trial: Trial) -> str:
     name, result = trial.experiment_tag or trial.trial_id, trial.last_result or {}
     name = f"{trial.trainable_name} {name}"
     if trial.status != "TERMINATED":
-        error = (trial.get_error() or "").strip().splitlines() if hasattr(trial, "get_error") else []
+        error = (
+            (trial.get_error() or "").strip().splitlines() if hasattr(trial, "get_error") else []
+        )
         return f"{name}: failed: {error[-1] if error else 'see above'}"
     evaluated = result.get("evaluation", {}).get("env_runners", {})
     rates = [

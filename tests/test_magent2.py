@@ -3,9 +3,8 @@
 import importlib
 
 import numpy as np
-import pytest
 
-from rllib_mfq.population.magent2 import ENVIRONMENTS, MAgent2Population, magent2
+from rllib_mfq.population.magent2 import ENVIRONMENTS, magent2
 
 SMALL = {  # with these, and actions biased towards attacks, agents die within few steps
     "battle_v4": {"map_size": 12, "max_cycles": 60},
@@ -38,8 +37,10 @@ def choose(rng, population, rows):
     hunters = "tiger" if "tiger" in rows else next(iter(rows))
     engine, handle = population._engine, population._handles[hunters]
     base, table = engine.get_view2attack(handle)  # [view, view] the attack on a cell, or -1
-    reach = {(y - len(table) // 2, x - len(table[0]) // 2): base + table[y, x]
-             for y, x in np.argwhere(table >= 0)}
+    reach = {
+        (y - len(table) // 2, x - len(table[0]) // 2): base + table[y, x]
+        for y, x in np.argwhere(table >= 0)
+    }
     enemies = [r.positions for g, r in rows.items() if g != hunters or len(rows) == 1]
     for row, place in enumerate(rows[hunters].positions):
         for dx, dy in np.concatenate(enemies) - place:
@@ -74,7 +75,9 @@ def play_both(name, seed, population=None, env=None, **arguments):
             np.testing.assert_array_equal(r.positions, population._engine.get_pos(handle))
         assert sum(len(r.ids) for r in rows.values()) == len(env.agents)
         actions = choose(rng, population, rows)
-        flat = {names[i]: int(a) for g in rows for i, a in zip(rows[g].ids, actions[g], strict=True)}
+        flat = {
+            names[i]: int(a) for g in rows for i, a in zip(rows[g].ids, actions[g], strict=True)
+        }
         obs, rewards, terminations, truncations, _ = env.step(flat)
         result = population.step(actions)
         steps += 1

@@ -8,8 +8,9 @@ import pytest
 
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
 from rllib_mfq.mean_field.neighborhood import Neighborhood
+from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Group, Rows, Step
-from rllib_mfq.population.sampler import Player, Sampler
+from rllib_mfq.population.sampler import Sampler
 
 SEEDS = range(8)
 NUM_ACTIONS = {"red": 3, "blue": 2}

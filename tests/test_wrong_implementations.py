@@ -13,9 +13,10 @@ from torch import nn
 from rllib_mfq.mean_field import objective
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.mean_field.network import MeanFieldQNetwork
+from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Group, Rows, Step
 from rllib_mfq.population.replay import ReplayMemory
-from rllib_mfq.population.sampler import Player, Sampler
+from rllib_mfq.population.sampler import Sampler
 
 DEATH_REWARD = -7.0
 

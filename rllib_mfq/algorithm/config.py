@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SPACES
@@ -16,8 +14,9 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
-from rllib_mfq.mean_field.neighborhood import Neighborhood, did_you_mean
-from rllib_mfq.mean_field.objective import TARGETS, schedule_value
+from rllib_mfq.algorithm.validation import check_environment, check_settings
+from rllib_mfq.mean_field.neighborhood import did_you_mean
+from rllib_mfq.mean_field.objective import schedule_value
 from rllib_mfq.population.adapters import GYM_GROUP
 from rllib_mfq.population.population import Group, Population
 
@@ -49,21 +48,6 @@ OLD_NAMES = {
     "evaluation_num_workers": "evaluation_num_env_runners",
 }
 """Keys of older RLlib releases that mean just what the new one means."""
-
-WITHOUT_EFFECT = {
-    "model": "set rl_module(model_config=...), in YAML the key model_config",
-    "exploration_config": "MFQ explores by its Boltzmann policy: set temperature",
-    "observation_filter": "normalise in the environment",
-    "num_gpus": "set num_gpus_per_learner",
-    "batch_mode": "set rollout_fragment_length",
-    "clip_rewards": "clip in the environment",
-    "compress_observations": "set replay_obs_dtype",
-    "num_epochs": "set training_intensity",
-    "minibatch_size": "set train_batch_size_per_learner",
-    "shuffle_batch_per_epoch": "the memory already draws at random",
-    "remote_worker_envs": "set num_env_runners",
-}
-"""RLlib settings that MFQ would ignore, and what to use instead."""
 
 
 def group_mapping(agent_id: Any, *args: Any, **kwargs: Any) -> str:
@@ -232,8 +216,7 @@ class MFQConfig(AlgorithmConfig):
         Raises:
             ValueError: one sentence with the key, its value and what would be legal.
         """
-        self._check_numbers()
-        self._check_choices()
+        check_settings(self, DEFAULTS)
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # nothing to warn about
         super().validate()
 
@@ -241,84 +224,6 @@ class MFQConfig(AlgorithmConfig):
     def _validate_multi_agent_settings(self) -> None:
         if not self.policies_follow_groups:  # else `resolve_groups` checks
             super()._validate_multi_agent_settings()
-
-    def _check_numbers(self) -> None:
-        for key, default in (vars(AlgorithmConfig()) | DEFAULTS).items():
-            value = getattr(self, key)
-            numeric = isinstance(default, int | float) and not isinstance(default, bool)
-            if isinstance(value, str) and (numeric or key in ("lr", "temperature")):
-                try:
-                    number = float(value)
-                except ValueError:
-                    continue
-                raise ValueError(
-                    f"{key} is the string {value!r} where a number belongs; write {number!r} "
-                    "(YAML reads 1e-4 as a string and 1.0e-4 as a number)."
-                )
-        whole = "a whole number of at least 1"
-        checks: dict[str, tuple[bool, str]] = {
-            "mean_action_iterations": (_whole(self.mean_action_iterations, 1), whole),
-            "target_network_update_freq": (_whole(self.target_network_update_freq, 1), whole),
-            "replay_capacity": (_whole(self.replay_capacity, 1), whole),
-            "train_batch_size_per_learner": (_whole(self.train_batch_size_per_learner, 1), whole),
-            "num_steps_sampled_before_learning_starts": (
-                _whole(self.num_steps_sampled_before_learning_starts, 0)
-                and self.num_steps_sampled_before_learning_starts <= self.replay_capacity,
-                "a whole number from 0 to replay_capacity",
-            ),
-            "tau": (_between(self.tau, 0, 1) and self.tau > 0, "above 0 and at most 1"),
-            "gamma": (_between(self.gamma, 0, 1), "between 0 and 1"),
-            "training_intensity": (
-                _between(self.training_intensity, 0, math.inf) and self.training_intensity > 0,
-                "a positive number",
-            ),
-        }
-        for key, (legal, expected) in checks.items():
-            if not legal:
-                raise ValueError(f"{key} is {getattr(self, key)!r}; it must be {expected}.")
-        check_temperature(self.temperature)
-
-    def _check_choices(self) -> None:
-        Neighborhood.parse(self.neighborhood)
-        choices = {"target": TARGETS, "mean_action_input": ("previous", "current")}
-        for key, legal in choices.items():
-            value = getattr(self, key)
-            if value not in legal:
-                hint = did_you_mean(str(value), legal)
-                raise ValueError(f"{key} is {value!r}{hint}; legal are {', '.join(legal)}.")
-        if self.replay_obs_dtype is not None:
-            try:
-                np.dtype(self.replay_obs_dtype)
-            except TypeError:
-                raise ValueError(
-                    f"replay_obs_dtype is {self.replay_obs_dtype!r}; it must be a numpy type "
-                    "such as 'float16'."
-                ) from None
-        default = AlgorithmConfig()
-        for key, instead in WITHOUT_EFFECT.items():
-            if getattr(self, key) != getattr(default, key) and not self.in_evaluation:
-                raise ValueError(f"{key} has no effect on MFQ; {instead}.")
-        if not self.create_local_env_runner:
-            raise ValueError("create_local_env_runner is False; MFQ needs it to be True.")
-        if not self.enable_rl_module_and_learner:
-            raise ValueError(
-                "enable_rl_module_and_learner is False; MFQ runs on the new API stack only."
-            )
-        if self.evaluation_opponents and not self.in_evaluation:
-            for name, spec in self.evaluation_opponents.items():
-                if not isinstance(spec, str):
-                    raise ValueError(
-                        f"evaluation_opponents[{name!r}] is {spec!r}; it must be 'random' or "
-                        "the path of a checkpoint."
-                    )
-            if not self.evaluation_interval:
-                raise ValueError("evaluation_opponents is set; set evaluation_interval too.")
-            if self.evaluation_duration_unit != "episodes" or self.evaluation_duration == "auto":
-                raise ValueError(
-                    f"evaluation_duration is {self.evaluation_duration!r} "
-                    f"{self.evaluation_duration_unit}; with evaluation_opponents it must be a "
-                    "number of episodes."
-                )
 
     @property
     def policies_follow_groups(self) -> bool:
@@ -344,61 +249,11 @@ class MFQConfig(AlgorithmConfig):
             first = population.reset(seed=0)
         finally:
             getattr(population, "close", lambda: None)()
-        for group, spaces in groups.items():
-            _check_spaces(group, *spaces)
         if self.policies_follow_groups and set(groups) != {GYM_GROUP}:
             self.multi_agent(policies=set(groups))
             super()._validate_multi_agent_settings()
         self.groups = groups
-        self._check_modules()
-        needs = Neighborhood.parse(self.neighborhood).needs
-        for group, rows in first.items():
-            if needs and getattr(rows, needs) is None:
-                raise ValueError(
-                    f"neighborhood is {self.neighborhood!r}, which needs {needs}, but group "
-                    f"{group!r} of the environment gives none; use 'group', 'none' or 'all'."
-                )
-        if self.evaluation_opponents and len(groups) != 2:
-            raise ValueError(
-                f"evaluation_opponents needs an environment of two groups; this one has "
-                f"{sorted(groups)}."
-            )
-        rows_of_module = dict.fromkeys(self.policies, 0)
-        for group, module_id in self.modules_of_groups().items():
-            rows_of_module[module_id] += len(first[group].ids)
-        steps = self.get_rollout_fragment_length() + 1
-        for module_id, rows in rows_of_module.items():
-            fragment = rows * steps * self.num_envs_per_env_runner
-            if fragment > self.replay_capacity:
-                raise ValueError(
-                    f"replay_capacity is {self.replay_capacity}, but one fragment of module "
-                    f"{module_id!r} has {fragment} rows; raise it, or lower "
-                    "rollout_fragment_length or num_envs_per_env_runner."
-                )
-
-    def _check_modules(self) -> None:
-        groups = self.groups or {}
-        modules = self.modules_of_groups()
-        for group, module_id in modules.items():
-            if module_id not in self.policies:
-                raise ValueError(
-                    f"group {group!r} maps to policy {module_id!r}; policies has "
-                    f"{sorted(self.policies)}."
-                )
-        for module_id in self.policies:
-            mine = [group for group in groups if modules[group] == module_id]
-            if not mine:
-                raise ValueError(
-                    f"no group maps to policy {module_id!r}; the environment's groups are "
-                    f"{sorted(groups)}, the policies {sorted(self.policies)}."
-                )
-            for group in mine[1:]:
-                if groups[group] != groups[mine[0]]:
-                    raise ValueError(
-                        f"groups {mine[0]!r} and {group!r} have different spaces, so policy "
-                        f"{module_id!r} cannot play both; leave policies out to give each group "
-                        "its own."
-                    )
+        check_environment(self, first)
 
     def modules_of_groups(self) -> dict[str, str]:
         """The module that plays each group."""
@@ -416,39 +271,3 @@ class MFQConfig(AlgorithmConfig):
         )
         spaces: dict[str, Any] = {INPUT_ENV_SPACES: whole}
         return spaces | {m: tuple(groups[g]) for g, m in self.modules_of_groups().items()}
-
-
-def check_temperature(temperature: Any) -> None:
-    """Raises a ValueError unless it is a positive number or an increasing schedule of such."""
-    points = temperature if isinstance(temperature, list | tuple) else [[0, temperature]]
-    for point in points:
-        pair = isinstance(point, list | tuple) and len(point) == 2
-        if not pair or not all(_between(x, 0, math.inf) for x in point) or point[1] <= 0:
-            raise ValueError(
-                f"temperature is {temperature!r}; it must be a positive number or a schedule "
-                "[[agent_steps, value], ...] of positive values."
-            )
-    steps = [point[0] for point in points]
-    if not steps or any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
-        raise ValueError(
-            f"temperature is {temperature!r}; the agent steps of a schedule must increase."
-        )
-
-
-def _check_spaces(group: str, obs: gym.Space[Any], actions: gym.Space[Any]) -> None:
-    if not isinstance(actions, gym.spaces.Discrete):
-        raise ValueError(f"group {group!r} has action space {actions}; MFQ needs Discrete.")
-    if not isinstance(obs, gym.spaces.Box) or not np.prod(obs.shape):
-        raise ValueError(f"group {group!r} has observation space {obs}; MFQ needs a Box.")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _whole(value: Any, least: int) -> bool:
-    return _between(value, least, math.inf) and value == int(value)
-
-
-def _between(value: Any, low: float, high: float) -> bool:
-    return _number(value) and math.isfinite(value) and low <= value <= high

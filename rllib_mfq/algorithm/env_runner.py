@@ -17,9 +17,9 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME, EnvRunner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
-from ray.rllib.utils import force_list
 from ray.rllib.utils.metrics import (
     NUM_AGENT_STEPS_SAMPLED,
     NUM_AGENT_STEPS_SAMPLED_LIFETIME,
@@ -37,8 +37,10 @@ from ray.rllib.utils.typing import StateDict
 from rllib_mfq.algorithm.episodes import episode_figures, match_figures
 from rllib_mfq.algorithm.opponents import Opponent, load_opponent, random_actions
 from rllib_mfq.population.adapters import as_population
+from rllib_mfq.population.fragment import Episode, Fragment
+from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array, Population
-from rllib_mfq.population.sampler import Episode, Fragment, Player, Sampler
+from rllib_mfq.population.sampler import Sampler
 
 
 class FragmentBatch(MultiAgentBatch):
@@ -65,7 +67,7 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
-        self.worker_index = self.worker_index or 0
+        self.worker_index: int = kwargs.get("worker_index") or 0
         self._env_creator = kwargs["env_creator"]
         self._callbacks = [make() for make in force_list(self.config.callbacks_class)]
         self._weights_seq_no = 0
@@ -264,7 +266,11 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
     ) -> Array:
         module = self.module[module_id].unwrapped()
         if self._random_actions:
-            mask = np.ones((len(obs), module.action_space.n), bool) if action_mask is None else action_mask
+            mask = (
+                np.ones((len(obs), module.action_space.n), bool)
+                if action_mask is None
+                else action_mask
+            )
             return random_actions(mask, self._generator)
         chosen: Array = module.act(
             obs, mean_actions, action_mask, explore=self._explore, generator=self._generator
@@ -304,9 +310,7 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
         steps = fragment.env_steps
         self.num_env_steps_sampled_lifetime += steps
         log(NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")
-        log(
-            NUM_ENV_STEPS_SAMPLED_LIFETIME, steps, reduce="lifetime_sum", with_throughput=True
-        )
+        log(NUM_ENV_STEPS_SAMPLED_LIFETIME, steps, reduce="lifetime_sum", with_throughput=True)
         per_module = dict.fromkeys(self.modules.values(), 0)
         for group, rows in fragment.agent_steps.items():
             per_module[self.modules[group]] += rows

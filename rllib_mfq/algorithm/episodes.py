@@ -14,7 +14,7 @@ from ray.rllib.utils.metrics import (
     EPISODE_RETURN_MIN,
 )
 
-from rllib_mfq.population.sampler import Episode
+from rllib_mfq.population.fragment import Episode
 
 GROUP_RETURNS_MEAN = "group_returns_mean"
 WIN_RATE = "win_rate"

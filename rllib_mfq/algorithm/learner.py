@@ -48,7 +48,7 @@ class MFQTorchLearner(TorchLearner):
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         agent_steps = timesteps.get(NUM_AGENT_STEPS_SAMPLED_LIFETIME, 0)
-        for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule is no dict)
+        for module_id in self.module.keys():
             if self.should_module_be_updated(module_id):
                 config = self.config.get_config_for_module(module_id)
                 temperature = schedule_value(config.temperature, agent_steps)
@@ -94,7 +94,7 @@ class MFQTorchLearner(TorchLearner):
     def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
         super().apply_gradients(gradients_dict)
         self._updates += 1
-        for module_id in self.module.keys():  # noqa: SIM118
+        for module_id in self.module.keys():
             config = self.config.get_config_for_module(module_id)
             if self.should_module_be_updated(module_id) and (
                 self._updates % config.target_network_update_freq == 0
@@ -110,8 +110,8 @@ class MFQTorchLearner(TorchLearner):
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
         # RLlib keeps newer weights over older ones; whoever restores an older state wants it.
-        if COMPONENT_RL_MODULE in state and state.get(WEIGHTS_SEQ_NO, 0) <= self._weights_seq_no:
-            self._weights_seq_no = -1
+        if COMPONENT_RL_MODULE in state:
+            self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0) - 1
         # A state that arrives through Ray's object store is memory that all learners share;
         # RLlib would let each of their optimizers write into it.
         super().set_state(copy.deepcopy(state))

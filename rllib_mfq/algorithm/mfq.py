@@ -55,7 +55,7 @@ class MFQ(Algorithm):
 
     @override(Algorithm)
     def setup(self, config: MFQConfig) -> None:
-        open_config = self.config.copy(copy_frozen=False)
+        open_config: MFQConfig = config.copy(copy_frozen=False)
         open_config.resolve_groups(self._probe)
         open_config.freeze()
         self.config = open_config
@@ -152,9 +152,7 @@ class MFQ(Algorithm):
         """Asks every idle remote runner for a fragment, played with the current weights."""
         group = self.env_runner_group
         if group.num_in_flight_async_reqs(SAMPLE) < group.num_healthy_remote_env_runners():
-            group.foreach_env_runner_async(
-                _sample, tag=SAMPLE, kwargs={"state": self._weights()}
-            )
+            group.foreach_env_runner_async(_sample, tag=SAMPLE, kwargs={"state": self._weights()})
 
     def _weights(self) -> dict[str, Any]:
         state = self.learner_group.get_state(

@@ -13,8 +13,8 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.mean_field.neighborhood import Neighborhood
+from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array, Group
-from rllib_mfq.population.sampler import Player
 
 RANDOM = "random"
 MODULES_IN_CHECKPOINT = Path("learner_group", "learner", "rl_module")

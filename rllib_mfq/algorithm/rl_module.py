@@ -26,7 +26,7 @@ MEAN_ACTIONS = "mean_actions"
 NEXT_MEAN_ACTIONS = "next_mean_actions"
 ACTION_MASK = "action_mask"
 
-ACTING = {
+ACTING: dict[str, Any] = {
     "neighborhood": "group",
     "mean_action_iterations": 1,
     "mean_action_input": "previous",

@@ -178,7 +178,8 @@ def _mean_of_other_group(population: Array, other: GroupActions) -> Array:
 
 def _nearest_pairs(tree: cKDTree, k: int) -> Array:
     n = tree.n
-    found = tree.query(tree.data, k=np.arange(1, min(k + 1, n) + 1))[1]  # [n, <= k + 1]
+    ranks = np.arange(1, min(k + 1, n) + 1)
+    found = np.asarray(tree.query(tree.data, k=ranks)[1])  # [n, <= k + 1]
     agent = np.arange(n)[:, None]
     # An agent finds itself; where others share its very place it may come late or not at all,
     # and then the last one found is dropped instead, so that k neighbours are left.
