@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
-from ray.rllib.core.learner.utils import update_target_network
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_AGENT_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
@@ -20,6 +21,7 @@ from rllib_mfq.algorithm.rl_module import (
     NEXT_MEAN_ACTIONS,
     MFQTorchRLModule,
 )
+from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, next_value, schedule_value
 
 NUM_UPDATES = "num_updates"
@@ -90,6 +92,18 @@ class MFQTorchLearner(TorchLearner):
         )
         return loss
 
+    @override(Learner)
+    def _create_iterator_if_necessary(
+        self, *, minibatch_size: int | None = None, **kwargs: Any
+    ) -> Iterator[MultiAgentBatch]:
+        # RLlib's iterator copies every minibatch; slices of a batch drawn at random need not be.
+        for batch in super()._create_iterator_if_necessary(**kwargs):
+            modules = batch.policy_batches
+            size = minibatch_size or max(map(len, modules.values()))
+            for start in range(0, max(map(len, modules.values())), size):
+                parts = {name: part[start : start + size] for name, part in modules.items()}
+                yield MultiAgentBatch(parts, size)
+
     @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
         super().apply_gradients(gradients_dict)
@@ -100,7 +114,7 @@ class MFQTorchLearner(TorchLearner):
                 self._updates % config.target_network_update_freq == 0
             ):
                 for main, target in self.module[module_id].unwrapped().get_target_network_pairs():
-                    update_target_network(main_net=main, target_net=target, tau=config.tau)
+                    soft_update(target, main, config.tau)
 
     @override(Learner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
