@@ -39,7 +39,7 @@ from rllib_mfq.algorithm.opponents import Opponent, load_opponent, random_action
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode, Fragment
 from rllib_mfq.population.player import Player
-from rllib_mfq.population.population import Array, Population
+from rllib_mfq.population.population import Array, Population, PopulationError
 from rllib_mfq.population.sampler import Sampler
 
 
@@ -70,6 +70,7 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
         self.worker_index: int = kwargs.get("worker_index") or 0
         self._env_creator = kwargs["env_creator"]
         self._callbacks = [make() for make in force_list(self.config.callbacks_class)]
+        self.error: PopulationError | None = None
         self._weights_seq_no = 0
         self._sampler: Sampler | None = None
         self._matches_played = 0
@@ -166,19 +167,18 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
         self._explore = bool(self.config.explore if explore is None else explore)
         self._random_actions = random_actions
         evaluating = self.config.in_evaluation
-        with self.metrics.log_time(SAMPLE_TIMER):
-            if self._opponents:
-                fragment = self._play_matches(num_episodes or self.num_envs)
-            elif num_episodes is not None:
-                fragment = self._sampler.sample(num_episodes=num_episodes, keep=not evaluating)
-            else:
-                length = self.config.get_rollout_fragment_length(self.worker_index)
-                steps = num_timesteps or length * self.num_envs
-                fragment = self._sampler.sample(
-                    num_steps=math.ceil(steps / self.num_envs),
-                    fresh=force_reset,
-                    keep=not evaluating,
-                )
+        try:
+            with self.metrics.log_time(SAMPLE_TIMER):
+                fragment = self._play(num_timesteps, num_episodes, force_reset)
+        except PopulationError as error:
+            if not (evaluating and self.worker_index):
+                raise
+            # Raised here it would only restart this actor: `MFQ.evaluate` asks for it and raises
+            # it. Until then, all that was wanted counts as done, or RLlib would want it again.
+            self.error = error
+            self.metrics.log_value(NUM_EPISODES, num_episodes or 0, reduce="sum")
+            nothing = Fragment({}, math.ceil(num_timesteps or 0), {}, [])
+            return [FragmentBatch(nothing, self._weights_seq_no)]
         if evaluating and not self._opponents:
             self._log_figures(episode_figures(e, self.modules) for e in fragment.episodes)
         self._log_counters(fragment)
@@ -276,6 +276,21 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
             obs, mean_actions, action_mask, explore=self._explore, generator=self._generator
         )
         return chosen
+
+    def _play(
+        self, num_timesteps: float | None, num_episodes: int | None, force_reset: bool
+    ) -> Fragment:
+        assert self._sampler is not None
+        keep = not self.config.in_evaluation
+        if self._opponents:
+            return self._play_matches(num_episodes or self.num_envs)
+        if num_episodes is not None:
+            return self._sampler.sample(num_episodes=num_episodes, keep=keep)
+        length = self.config.get_rollout_fragment_length(self.worker_index)
+        steps = num_timesteps or length * self.num_envs
+        return self._sampler.sample(
+            num_steps=math.ceil(steps / self.num_envs), fresh=force_reset, keep=keep
+        )
 
     def _play_matches(self, num_matches: int) -> Fragment:
         """Plays every opponent on both sides; equally often if `num_matches` is even."""

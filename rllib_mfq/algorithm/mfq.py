@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.error import EnvError
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -31,6 +34,8 @@ from ray.rllib.utils.typing import StateDict
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.env_runner import FragmentBatch, MFQEnvRunner
 from rllib_mfq.algorithm.episodes import Figures, episode_figures
+from rllib_mfq.algorithm.opponents import MODULES_IN_CHECKPOINT, find_modules, load_opponent
+from rllib_mfq.algorithm.validation import check_env
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.population import PopulationError
 from rllib_mfq.population.replay import ReplayMemory
@@ -56,7 +61,11 @@ class MFQ(Algorithm):
     @override(Algorithm)
     def setup(self, config: MFQConfig) -> None:
         open_config: MFQConfig = config.copy(copy_frozen=False)
+        open_config.groups = None  # it may have been used before, with another environment
         open_config.resolve_groups(self._probe)
+        _try_networks(open_config)
+        for name, spec in open_config.evaluation_opponents.items():
+            load_opponent(name, spec, open_config.groups or {})
         open_config.freeze()
         self.config = open_config
         self._modules = open_config.modules_of_groups()
@@ -95,6 +104,11 @@ class MFQ(Algorithm):
     @override(Algorithm)
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         results: dict[str, Any] = super().evaluate(*args, **kwargs)
+        group = self.eval_env_runner_group
+        if group is not None and group.num_remote_env_runners():
+            for error in group.foreach_env_runner(lambda r: r.error, local_env_runner=False):
+                if error is not None:
+                    raise error
         self._fresh.add(EVALUATION_RESULTS)
         return results
 
@@ -114,9 +128,22 @@ class MFQ(Algorithm):
             self.env_runner_group.local_env_runner.set_state(self._weights())
         self._log(rows, updates, time.perf_counter() - started)
 
+    @staticmethod
+    @override(Algorithm)
+    def _get_env_id_and_creator(env_specifier: Any, config: Any) -> Any:
+        check_env(env_specifier)
+        return Algorithm._get_env_id_and_creator(env_specifier, config)
+
     def _probe(self) -> Any:
         """One population, to learn the groups from."""
-        return as_population(self.env_creator(EnvContext(self.config.env_config, worker_index=0)))
+        try:
+            env = self.env_creator(EnvContext(self.config.env_config, worker_index=0))
+        except EnvError:
+            raise ValueError(
+                f"env is {self.config.env!r}, which Tune has not registered and which is not the "
+                "path of a class."
+            ) from None
+        return as_population(env)
 
     def _is_trained(self, module_id: str) -> bool:
         to_train = self.config.policies_to_train
@@ -238,22 +265,56 @@ class MFQ(Algorithm):
 
     @override(Algorithm)
     def set_state(self, state: StateDict) -> None:
+        for module_id, memory in state.get(REPLAY, {}).items():  # first, for it may raise
+            if module_id in self._memories:  # not if it has been frozen since
+                self._memories[module_id].set_state(memory)
         super().set_state(state)
         if PROGRESS in state:
             progress: Mapping[str, Any] = state[PROGRESS]
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
             self._rounds = progress["rounds"]
             self._episodes = deque(progress["episodes"], maxlen=self._episodes.maxlen)
-        for module_id, memory in state.get(REPLAY, {}).items():
-            self._memories[module_id].set_state(memory)
 
     @override(Algorithm)
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        if not kwargs and "://" not in str(path):  # a whole one in a folder of this machine
+            self._check_checkpoint(path)  # before anything is changed
         # What is under way belongs to the run as it was before.
         self.env_runner_group.fetch_ready_async_reqs(
             tags=SAMPLE, timeout_seconds=self.config.sample_timeout_s
         )
         super().restore_from_path(path, *args, **kwargs)
+
+    def _check_checkpoint(self, path: str | Path) -> None:
+        """Raises a ValueError unless a checkpoint's modules are this algorithm's."""
+        if not (Path(path) / MODULES_IN_CHECKPOINT).is_dir():
+            raise ValueError(f"{str(path)!r} is not the folder of an algorithm's checkpoint.")
+        found, mine = find_modules(path), self.env_runner.module
+        if set(found) != set(mine.keys()):
+            raise ValueError(
+                f"checkpoint {str(path)!r} has the modules {sorted(found)}; this algorithm has "
+                f"{sorted(mine.keys())}."
+            )
+        for module_id, folder in sorted(found.items()):
+            state = RLModule.from_checkpoint(folder).get_state()
+            try:
+                mine[module_id].unwrapped().check_state(state)
+            except ValueError as error:
+                raise ValueError(f"checkpoint {str(path)!r}, {module_id!r}: {error}") from None
+
+
+def _try_networks(config: MFQConfig) -> None:
+    """Makes and uses every network once; an error in an env runner would only restart it."""
+    spaces = config.spaces_of_modules()
+    try:
+        with torch.random.fork_rng(devices=[]):  # the run's own networks are drawn as ever
+            modules = config.get_multi_rl_module_spec(spaces=spaces, inference_only=True).build()
+        for module_id, module in modules.items():
+            module.q({Columns.OBS: torch.zeros(1, *(spaces[module_id][0].shape or ()))})
+    except Exception as error:
+        raise ValueError(
+            f"model_config is {config._model_config!r}, of which no network can be made: {error}"
+        ) from error
 
 
 def _with_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
