@@ -27,7 +27,7 @@ from rllib_mfq.population.population import Population
 
 REPEATS = 7
 SECONDS = 2.0  # per case and repeat
-NUM_ENVS = 4  # MFQ's default
+NUM_ENVS = 8
 AGENTS = {162: 45, 3_200: 200, 12_800: 400}
 """Agents on both sides together, and the side of the map that has so many."""
 
