@@ -1,6 +1,6 @@
 """Sampling speed: the env runner against RLlib's own, and against the bare calls.
 
-    python -m benchmarks.sampling
+python -m benchmarks.sampling
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ def bare_environment(num_envs: int) -> Callable[[], float]:
     return lambda: timed(step)
 
 
-def _play(
-    population: Population, living: list[Any], index: int, out: np.ndarray, rng: Any
-) -> int:
+def _play(population: Population, living: list[Any], index: int, out: np.ndarray, rng: Any) -> int:
     rows = living[index] or population.reset(seed=index)
     counts = {group: len(r.ids) for group, r in rows.items()}
     for group, count in counts.items():
