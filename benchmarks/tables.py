@@ -51,7 +51,7 @@ def speed_table() -> str:
     for name in ("sampling", "learning"):
         for figure in json.loads((RESULTS / f"{name}.json").read_text())["figures"]:
             ratio = "must" in figure
-            value = f"{figure['value']:.2f} ×" if ratio else f"{figure['value']:,.0f} rows/s"
+            value = f"{figure['value']:.2f} x" if ratio else f"{figure['value']:,.0f} rows/s"
             goal = f"{figure['must']:g}, aim {figure['aim']:g}" if ratio else ""
             lines.append(f"| {figure['what']} | {value} | {goal} |")
     return "\n".join(lines)
