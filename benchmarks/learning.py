@@ -1,6 +1,6 @@
 """Learning speed: the learner against a bare torch loop, two processes against one.
 
-    python -m benchmarks.learning
+python -m benchmarks.learning
 """
 
 from __future__ import annotations

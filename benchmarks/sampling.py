@@ -1,6 +1,6 @@
 """Sampling speed: the env runner against RLlib's own, and against the bare calls.
 
-    python -m benchmarks.sampling
+python -m benchmarks.sampling
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rllib_mfq.population.population import Population
 
 REPEATS = 7
 SECONDS = 2.0  # per case and repeat
-NUM_ENVS = 4  # MFQ's default
+NUM_ENVS = 8
 AGENTS = {162: 45, 3_200: 200, 12_800: 400}
 """Agents on both sides together, and the side of the map that has so many."""
 
@@ -99,9 +99,7 @@ def bare_environment(num_envs: int) -> Callable[[], float]:
     return lambda: timed(step)
 
 
-def _play(
-    population: Population, living: list[Any], index: int, out: np.ndarray, rng: Any
-) -> int:
+def _play(population: Population, living: list[Any], index: int, out: np.ndarray, rng: Any) -> int:
     rows = living[index] or population.reset(seed=index)
     counts = {group: len(r.ids) for group, r in rows.items()}
     for group, count in counts.items():

@@ -191,6 +191,22 @@ def test_updates_in_one_call_equal_as_many_calls_of_one_update(build):
     assert same(weights(whole, "red"), weights(apart, "red"))
 
 
+@pytest.mark.parametrize(
+    ("mean_action_input", "column"),
+    [("previous", "mean_actions"), ("current", "next_mean_actions")],
+)
+def test_q_is_learned_at_the_mean_action_that_mean_action_input_names(
+    build, mean_action_input, column
+):
+    algo = build(small_battle(mean_action_input=mean_action_input))
+    algo.train()
+    module = algo.learner_group._learner.module["red"].unwrapped()
+    batch = {k: torch.from_numpy(v) for k, v in algo._memories["red"].sample(64).items()}
+    assert not torch.equal(batch["mean_actions"], batch["next_mean_actions"])
+    expected = module.q_net(batch["obs"], batch[column])
+    torch.testing.assert_close(module.forward_train(batch)["q"], expected)
+
+
 def test_evaluation_is_greedy_and_plays_exactly_the_episodes_asked_for(build):
     algo = build(small_battle().evaluation(evaluation_interval=1, evaluation_duration=3))
     results = algo.train()["evaluation"]["env_runners"]

@@ -60,7 +60,6 @@ class MeanFieldQNetwork(nn.Module):
         return value + advantage - advantage.mean(-1, keepdim=True)
 
 
-@torch.no_grad()
 def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
     """Moves the target network towards the online network, in place ("Algorithm 1").
 
@@ -71,7 +70,8 @@ def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
         online: a network of the same shape.
         tau: in `(0, 1]`; 1 copies.
     """
-    for old, new in zip(target.parameters(), online.parameters(), strict=True):
-        old.lerp_(new, tau)
-    for old, new in zip(target.buffers(), online.buffers(), strict=True):
-        old.copy_(new)
+    with torch.no_grad():
+        for old, new in zip(target.parameters(), online.parameters(), strict=True):
+            old.lerp_(new, tau)
+        for kept, current in zip(target.buffers(), online.buffers(), strict=True):
+            kept.copy_(current)

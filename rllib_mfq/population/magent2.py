@@ -27,7 +27,6 @@ ENVIRONMENTS = (
     "combined_arms_v6",
     "gather_v5",
 )
-FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
 def magent2(name: str, **arguments: Any) -> MAgent2Population:
@@ -163,7 +162,9 @@ class MAgent2Population(Population):
             width = self._features[group].shape[1]
             self._features[group] = np.empty((len(view), width), np.float32)
         features = self._features[group][: len(view)]
-        pointers = (FLOATS * 2)(view.ctypes.data_as(FLOATS), features.ctypes.data_as(FLOATS))
+        pointers = (ctypes.c_void_p * 2)(
+            view.__array_interface__["data"][0], features.__array_interface__["data"][0]
+        )
         _LIB.env_get_observation(self._engine.game, self._handles[group], pointers)
         return features
 
