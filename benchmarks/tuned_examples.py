@@ -24,12 +24,13 @@ from rllib_mfq import MFQ
 
 EVALUATION = "evaluation/env_runners"
 RANDOM = f"{EVALUATION}/opponents/random"
+WIN_RATE = {"win rate against random": f"{EVALUATION}/win_rate/random"}
 BATTLE = {
-    "win rate against random": f"{EVALUATION}/win_rate/random",
+    **WIN_RATE,
     "matches against random with all enemies killed": f"{RANDOM}/eliminated",
 }
 FIGURES = {
-    "battle_small": BATTLE,
+    "battle_small": WIN_RATE,
     "battle": BATTLE,
     "battle_iql": BATTLE,
     "adversarial_pursuit": {
