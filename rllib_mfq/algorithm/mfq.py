@@ -29,8 +29,8 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.typing import StateDict
 
 from rllib_mfq.algorithm.config import MFQConfig
-from rllib_mfq.algorithm.env_runner import FragmentBatch, MFQEnvRunner
 from rllib_mfq.algorithm.episodes import Figures, episode_figures
+from rllib_mfq.algorithm.population_runner import FragmentBatch
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.population import PopulationError
 from rllib_mfq.population.replay import ReplayMemory
@@ -268,7 +268,7 @@ def _with_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _sample(runner: MFQEnvRunner, state: dict[str, Any] | None = None) -> Any:
+def _sample(runner: Any, state: dict[str, Any] | None = None) -> Any:
     """One fragment and the metrics; an error in the environment's values as a value."""
     if state is not None:
         runner.set_state(state)
