@@ -119,7 +119,7 @@ def module_loss(
         q,
         batch[Columns.ACTIONS],
         batch[Columns.REWARDS],
-        batch[Columns.TERMINATEDS],
+        batch[Columns.TERMINATEDS].bool(),
         value,
         gamma,
     )

@@ -14,6 +14,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -31,6 +32,7 @@ from ray.rllib.utils.typing import StateDict
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.episodes import Figures, episode_figures
 from rllib_mfq.algorithm.population_runner import FragmentBatch
+from rllib_mfq.algorithm.rollout_worker import OldStackAlgorithm
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.population import PopulationError
 from rllib_mfq.population.replay import ReplayMemory
@@ -40,7 +42,7 @@ REPLAY = "replay"
 PROGRESS = "mfq_progress"
 
 
-class MFQ(Algorithm):
+class MFQ(OldStackAlgorithm):
     """Mean field Q-learning (Yang et al., ICML 2018, "Algorithm 1").
 
     A training step takes one fragment from every env runner, adds it to the memory of each
@@ -99,7 +101,7 @@ class MFQ(Algorithm):
         return results
 
     @override(Algorithm)
-    def training_step(self) -> None:
+    def training_step(self) -> dict[str, Any] | None:
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             started = time.perf_counter()
             batches = self._collect()
@@ -113,6 +115,8 @@ class MFQ(Algorithm):
                 self._learn(updates)
             self.env_runner_group.local_env_runner.set_state(self._weights())
         self._log(rows, updates, time.perf_counter() - started)
+        # RLlib wants results from its old stack, and none from the new one.
+        return self._count(batches, updates, len(self._memories)) if self.on_old_stack else None
 
     def _probe(self) -> Any:
         """One population, to learn the groups from."""
@@ -140,7 +144,7 @@ class MFQ(Algorithm):
             if isinstance(result, PopulationError):
                 raise result
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        batches = [batch for samples, _ in results for batch in samples]
+        batches = [batch for samples, _ in results for batch in force_list(samples)]
         # A fragment is requested before the update that the last one pays for, so its weights
         # are at most one round of updates old.
         for batch in batches:
@@ -225,20 +229,27 @@ class MFQ(Algorithm):
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> StateDict:
         state: StateDict = super().get_state(components, not_components=not_components, **kwargs)
-        if components is None:
-            state[PROGRESS] = {
-                "agent_steps": self._agent_steps,
-                "owed": self._owed,
-                "rounds": self._rounds,
-                "episodes": list(self._episodes),
-            }
-            if self.config.store_replay_in_checkpoints:
-                state[REPLAY] = {m: memory.get_state() for m, memory in self._memories.items()}
-        return state
+        return state | (self._progress() if components is None else {})
 
     @override(Algorithm)
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)
+        self._set_progress(state)
+
+    def _progress(self) -> StateDict:
+        """What MFQ adds to the state, on both API stacks."""
+        progress = {
+            "agent_steps": self._agent_steps,
+            "owed": self._owed,
+            "rounds": self._rounds,
+            "episodes": list(self._episodes),
+        }
+        if not self.config.store_replay_in_checkpoints:
+            return {PROGRESS: progress}
+        memories = {m: memory.get_state() for m, memory in self._memories.items()}
+        return {PROGRESS: progress, REPLAY: memories}
+
+    def _set_progress(self, state: StateDict) -> None:
         if PROGRESS in state:
             progress: Mapping[str, Any] = state[PROGRESS]
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
@@ -276,4 +287,4 @@ def _sample(runner: Any, state: dict[str, Any] | None = None) -> Any:
         samples = runner.sample()
     except PopulationError as error:
         return error  # raised here, it would only restart the runner
-    return samples, runner.get_metrics()
+    return samples, runner.metrics.reduce()

@@ -22,7 +22,6 @@ WITHOUT_EFFECT = {
     "model": "set rl_module(model_config=...), in YAML the key model_config",
     "exploration_config": "MFQ explores by its Boltzmann policy: set temperature",
     "observation_filter": "normalise in the environment",
-    "num_gpus": "set num_gpus_per_learner",
     "batch_mode": "set rollout_fragment_length",
     "clip_rewards": "clip in the environment",
     "compress_observations": "set replay_obs_dtype",
@@ -32,6 +31,23 @@ WITHOUT_EFFECT = {
     "remote_worker_envs": "set num_env_runners",
 }
 """RLlib settings that MFQ would ignore, and what to use instead."""
+
+ONLY_NEW_STACK = {
+    "num_learners": "the policies of the local rollout worker learn",
+    "num_gpus_per_learner": "set num_gpus",
+    "_learner_class": "override the policy's loss",
+    "_rl_module_spec": "set model_config, or a policy class in policies",
+    "algorithm_config_overrides_per_module": "set config in the specs of policies",
+}
+"""RLlib settings that have a meaning on the new API stack only, and what to do on the old."""
+
+ONLY_OLD_STACK = {
+    "num_gpus": "set num_gpus_per_learner",
+    "keep_per_episode_custom_metrics": "log to metrics_logger",
+    "checkpoint_trainable_policies_only": "all modules are saved",
+    "export_native_model_files": "load modules by RLModule.from_checkpoint",
+}
+"""RLlib settings that have a meaning on the old API stack only, and what to do on the new."""
 
 WHOLE = "a whole number of at least 1"
 
@@ -69,9 +85,18 @@ def check_settings(config: MFQConfig, defaults: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} has no effect on MFQ; {instead}.")
     if not config.create_local_env_runner:
         raise ValueError("create_local_env_runner is False; MFQ needs it to be True.")
-    if not config.enable_rl_module_and_learner:
+    new_stack = config.enable_rl_module_and_learner
+    works_on, keys = ("old", ONLY_OLD_STACK) if new_stack else ("new", ONLY_NEW_STACK)
+    for key, instead in keys.items():
+        if getattr(config, key) != getattr(default, key):
+            raise ValueError(
+                f"{key.lstrip('_')} is {getattr(config, key)!r}, which works on the {works_on} "
+                f"API stack only; on this one, {instead}."
+            )
+    if not new_stack and config.num_gpus > 1:
         raise ValueError(
-            "enable_rl_module_and_learner is False; MFQ runs on the new API stack only."
+            f"num_gpus is {config.num_gpus}; a policy learns on at most 1. The new API stack "
+            "learns on more: set num_learners there."
         )
     if config.evaluation_opponents and not config.in_evaluation:
         _check_opponents(config)
