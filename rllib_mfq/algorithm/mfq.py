@@ -260,11 +260,14 @@ class MFQ(OldStackAlgorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        # What is under way belongs to the run as it was before.
+        self._drop_requests()
+        super().restore_from_path(path, *args, **kwargs)
+
+    def _drop_requests(self) -> None:
+        """Waits for the fragments under way: they belong to the run before it is restored."""
         self.env_runner_group.fetch_ready_async_reqs(
             tags=SAMPLE, timeout_seconds=self.config.sample_timeout_s
         )
-        super().restore_from_path(path, *args, **kwargs)
 
 
 def _with_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ray.rllib.utils.metrics import (
     NUM_AGENT_STEPS_TRAINED,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_TRAINED,
+    NUM_TRAINING_STEP_CALLS_PER_ITERATION,
     WEIGHTS_SEQ_NO,
 )
 from ray.tune.utils import merge_dicts
@@ -40,6 +41,7 @@ class MFQRolloutWorker(PopulationRunner, RolloutWorker):
         context = EnvContext(config.env_config, worker_index=index)
         config.resolve_groups(lambda: as_population(env_creator(context)))
         policy_class = kwargs.pop("default_policy_class", None) or MFQTorchPolicy
+        config._disable_preprocessor_api = True  # the modules see what the populations give
         kwargs |= {"spaces": config.spaces_of_modules(), "default_policy_class": policy_class}
         # Without an environment RLlib makes neither its sampler nor copies of the environment.
         RolloutWorker.__init__(self, config=config, env_creator=lambda context: None, **kwargs)
@@ -146,6 +148,7 @@ class OldStackAlgorithm(Algorithm):
         self._counters[NUM_AGENT_STEPS_SAMPLED] += sum(batch.agent_steps() for batch in batches)
         self._counters[NUM_ENV_STEPS_TRAINED] += rows
         self._counters[NUM_AGENT_STEPS_TRAINED] += rows * modules
+        self.metrics.log_value(NUM_TRAINING_STEP_CALLS_PER_ITERATION, 1, reduce="sum")
         return self.learner_group.info
 
     # RLlib's old evaluation asks for one episode at a time, and with remote workers for more than
@@ -185,8 +188,11 @@ class OldStackAlgorithm(Algorithm):
     def _compile_iteration_results_old_api_stack(self, **kwargs: Any) -> dict[str, Any]:
         """RLlib's results, and under the same names as on the new stack what it logs."""
         results: dict[str, Any] = super()._compile_iteration_results_old_api_stack(**kwargs)
-        known = ("num_healthy_workers", "num_remote_worker_restarts")
-        results[FAULT_TOLERANCE_STATS] = {key: results[key] for key in known}
+        results[FAULT_TOLERANCE_STATS] = {
+            "num_healthy_workers": results["num_healthy_workers"],
+            "num_remote_worker_restarts": results["num_remote_worker_restarts"],
+            "num_env_runners_dropped_lifetime": results["num_env_runners_dropped_lifetime"],
+        }
         return merge_dicts(results, self.metrics.compile())
 
     @override(Algorithm)
@@ -219,6 +225,7 @@ class OldStackAlgorithm(Algorithm):
 
     @override(Algorithm)
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._drop_requests()
         super().__setstate__(state)
         self._set_progress(state)
         self.learner_group.weights_seq_no = self._rounds

@@ -28,6 +28,7 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
@@ -43,7 +44,7 @@ from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
 from rllib_mfq.mean_field.objective import schedule_value
 from rllib_mfq.population.adapters import group_of
 
-CARRIED = "mfq_mean_actions"  # key of `episode.user_data`: what each agent acts on next
+KNOWN = "mfq_mean_actions"  # key of `episode.user_data`: each agent's latest chunk
 
 # RLlib would look the class up by name in its own package; by its import path it is found, too.
 logging.getLogger("ray.rllib.policy.policy").addFilter(
@@ -89,7 +90,8 @@ class MFQTorchPolicy(TorchPolicyV2):
 
     @override(TorchPolicyV2)
     def optimizer(self) -> torch.optim.Optimizer:
-        lr = schedule_value(self.config["lr"], 0)
+        self.lr = Scheduler(fixed_value_or_schedule=self.config["lr"], framework="torch")
+        lr = float(self.lr.get_current_value())
         return torch.optim.Adam(self.model.q_net.parameters(), lr=lr)
 
     @override(TorchPolicyV2)
@@ -235,7 +237,18 @@ class MFQTorchPolicy(TorchPolicyV2):
             sizes: number of actions of the groups that are known, in the environment's order.
             episode: as in `postprocess_trajectory`.
         """
-        acted = {agent: pair for agent, pair in chunk.items() if Columns.ACTIONS in pair[1]}
+        known = {} if episode is None else episode.user_data.setdefault(KNOWN, {})
+        acted = {}
+        for agent, (policy, batch) in chunk.items():
+            end = batch[Columns.T][-1] if Columns.T in batch else None
+            if NEXT_MEAN_ACTIONS not in batch and agent in known and known[agent][0] == end:
+                # RLlib's sampler hands over the last chunk of an agent that is gone with every
+                # later one, when the others' actions of that time are no longer there.
+                _, batch[MEAN_ACTIONS], batch[NEXT_MEAN_ACTIONS] = known[agent]
+            elif Columns.ACTIONS in batch:
+                acted[agent] = (policy, batch)
+        if not acted:
+            return
         for agent in sorted(acted, key=str):
             sizes.setdefault(group_of(agent), int(acted[agent][0].action_space.n))
         names = (Columns.ACTIONS, Columns.EPS_ID, Columns.T, SampleBatch.AGENT_INDEX)
@@ -247,19 +260,18 @@ class MFQTorchPolicy(TorchPolicyV2):
         number = {group: index for index, group in enumerate(sizes)}
         rows["group"] = np.repeat([number[group_of(agent)] for agent in acted], lengths)
         postprocess_mean_actions(rows, self.model.neighborhood, sizes)
-        carried = {} if episode is None else episode.user_data.setdefault(CARRIED, {})
         stops = np.cumsum(lengths)
         for stop, (agent, (policy, batch)) in zip(stops, acted.items(), strict=True):
-            if not isinstance(policy, MFQTorchPolicy):
+            if NEXT_MEAN_ACTIONS in batch or not isinstance(policy, MFQTorchPolicy):
                 continue
             if policy.model.neighborhood != self.model.neighborhood:
                 continue
             for name in (MEAN_ACTIONS, NEXT_MEAN_ACTIONS):
                 batch[name] = rows[name][stop - len(batch) : stop, : policy.model.mean_action_dim]
-            before, last = carried.get(agent, (None, None))
+            before, _, last = known.get(agent, (None, None, None))
             if before == batch[Columns.T][0] - 1:  # the chunk goes on where the last one ended
-                batch[MEAN_ACTIONS][0] = last
-            carried[agent] = (batch[Columns.T][-1], batch[NEXT_MEAN_ACTIONS][-1])
+                batch[MEAN_ACTIONS][0] = last[-1]
+            known[agent] = (batch[Columns.T][-1], batch[MEAN_ACTIONS], batch[NEXT_MEAN_ACTIONS])
 
     @override(TorchPolicyV2)
     def get_weights(self) -> dict[str, Any]:
@@ -309,10 +321,11 @@ class PolicyLearnerGroup:
             self.info = self._worker.learn_on_batch(MultiAgentBatch(minibatch, minibatch_size))
             self._log(minibatch_size)
         for module_id, policy in policies.items():
-            lr = schedule_value(policy.config["lr"], timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+            lr = float(policy.lr.update(timestep=timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME]))
             for group in policy._optimizers[0].param_groups:
                 group["lr"] = lr
-            self._metrics.log_value((module_id, "default_optimizer_learning_rate"), lr)
+            key = (module_id, "default_optimizer_learning_rate")
+            self._metrics.log_value(key, lr, reduce="mean")
         return [self._metrics.reduce()]
 
     def get_state(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from rllib_mfq.mean_field.neighborhood import Neighborhood, did_you_mean
 from rllib_mfq.mean_field.objective import TARGETS
@@ -93,6 +94,10 @@ def check_settings(config: MFQConfig, defaults: Mapping[str, Any]) -> None:
                 f"{key.lstrip('_')} is {getattr(config, key)!r}, which works on the {works_on} "
                 f"API stack only; on this one, {instead}."
             )
+    if not new_stack:  # on the new one RLlib checks it
+        Scheduler.validate(
+            fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate"
+        )
     if not new_stack and config.num_gpus > 1:
         raise ValueError(
             f"num_gpus is {config.num_gpus}; a policy learns on at most 1. The new API stack "
