@@ -74,6 +74,24 @@ def group_mapping(agent_id: Any, *args: Any, **kwargs: Any) -> str:
     return str(agent_id).rsplit("_", 1)[0]
 
 
+def acting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module must know to play, as entries of its `model_config`.
+
+    Args:
+        settings: a config's attributes, or the config dict of a policy.
+    """
+    groups, neighborhood = settings["groups"] or {}, settings["neighborhood"]
+    width = sum(int(spaces[1].n) for spaces in groups.values())
+    return {
+        "neighborhood": neighborhood,
+        "mean_action_iterations": settings["mean_action_iterations"],
+        "mean_action_input": settings["mean_action_input"],
+        "mean_action_dim": width if neighborhood == "all" else None,
+        "dueling": settings["dueling"],
+        "temperature": schedule_value(settings["temperature"], 0),
+    }
+
+
 class MFQConfig(AlgorithmConfig):
     """Configures mean field Q-learning.
 
@@ -192,6 +210,26 @@ class MFQConfig(AlgorithmConfig):
         return self
 
     @override(AlgorithmConfig)
+    def api_stack(self, *args: Any, **kwargs: Any) -> MFQConfig:
+        """Chooses RLlib's API stack: the new one (default), or with both arguments False the old.
+
+        Args:
+            *args: RLlib's own.
+            **kwargs: RLlib's own: `enable_rl_module_and_learner` and
+                `enable_env_runner_and_connector_v2`, which go together.
+        """
+        from rllib_mfq.algorithm.env_runner import MFQEnvRunner
+        from rllib_mfq.algorithm.rollout_worker import MFQRolloutWorker
+
+        # RLlib would warn that the old stack has no exploration: the temperature explores.
+        self._prior_exploration_config: dict[str, Any] | None = {}
+        super().api_stack(*args, **kwargs)
+        if self.env_runner_cls in (MFQEnvRunner, MFQRolloutWorker):
+            new = self.enable_rl_module_and_learner
+            self.env_runner_cls = MFQEnvRunner if new else MFQRolloutWorker
+        return self
+
+    @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict[str, Any]) -> MFQConfig:
         """Takes a config dict, as from Tune or YAML; old RLlib names are understood.
 
@@ -266,15 +304,7 @@ class MFQConfig(AlgorithmConfig):
     @property
     @override(AlgorithmConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        sizes = {name: int(g.action_space.n) for name, g in (self.groups or {}).items()}
-        return super()._model_config_auto_includes | {
-            "neighborhood": self.neighborhood,
-            "mean_action_iterations": self.mean_action_iterations,
-            "mean_action_input": self.mean_action_input,
-            "mean_action_dim": sum(sizes.values()) if self.neighborhood == "all" else None,
-            "dueling": self.dueling,
-            "temperature": schedule_value(self.temperature, 0),
-        }
+        return super()._model_config_auto_includes | acting(vars(self))
 
     @override(AlgorithmConfig)
     def validate(self) -> None:

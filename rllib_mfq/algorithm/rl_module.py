@@ -17,6 +17,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.typing import StateDict
+from ray.util.debug import log_once
 from torch import Tensor, nn
 
 from rllib_mfq.mean_field.neighborhood import Neighborhood, did_you_mean
@@ -27,6 +28,8 @@ from rllib_mfq.population.population import Array
 MEAN_ACTIONS = "mean_actions"
 NEXT_MEAN_ACTIONS = "next_mean_actions"
 ACTION_MASK = "action_mask"
+
+log_once("RLModule(config=[RLModuleConfig object])")  # what RLlib's own constructor warns of
 
 ACTING: dict[str, Any] = {
     "neighborhood": "group",

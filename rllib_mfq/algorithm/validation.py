@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_mfq.algorithm.rl_module import ACTING, check_model_config
@@ -25,7 +26,6 @@ WITHOUT_EFFECT = {
     "model": "set rl_module(model_config=...), in YAML the key model_config",
     "exploration_config": "MFQ explores by its Boltzmann policy: set temperature",
     "observation_filter": "normalise in the environment",
-    "num_gpus": "set num_gpus_per_learner",
     "batch_mode": "set rollout_fragment_length",
     "clip_rewards": "clip in the environment",
     "compress_observations": "set replay_obs_dtype",
@@ -50,7 +50,6 @@ WITHOUT_EFFECT = {
     "output": "MFQ writes no episodes; set store_replay_in_checkpoints",
     "off_policy_estimation_methods": "MFQ learns from what it plays",
     "render_env": "call render() of the environment",
-    "keep_per_episode_custom_metrics": "log them in a callback with metrics_logger",
     "policy_map_capacity": "all modules stay in memory",
     "policy_states_are_swappable": "all modules stay in memory",
 }
@@ -87,6 +86,22 @@ PER_MODULE = (
     "temperature",
 )
 """Settings that `algorithm_config_overrides_per_module` may set for one module."""
+
+ONLY_NEW_STACK = {
+    "num_learners": "the policies of the local rollout worker learn",
+    "num_gpus_per_learner": "set num_gpus",
+    "_learner_class": "override the policy's loss",
+    "_rl_module_spec": "set model_config, or a policy class in policies",
+    "algorithm_config_overrides_per_module": "set config in the specs of policies",
+}
+"""RLlib settings that have a meaning on the new API stack only, and what to do on the old."""
+
+ONLY_OLD_STACK = {
+    "num_gpus": "set num_gpus_per_learner",
+    "checkpoint_trainable_policies_only": "all modules are saved",
+    "export_native_model_files": "load modules by RLModule.from_checkpoint",
+}
+"""RLlib settings that have a meaning on the old API stack only, and what to do on the new."""
 
 
 def check_settings(config: MFQConfig, defaults: Mapping[str, Any]) -> None:
@@ -129,9 +144,22 @@ def check_settings(config: MFQConfig, defaults: Mapping[str, Any]) -> None:
         raise ValueError(f"framework is {config.framework_str!r}; MFQ needs 'torch'.")
     if not config.create_local_env_runner:
         raise ValueError("create_local_env_runner is False; MFQ needs it to be True.")
-    if not config.enable_rl_module_and_learner:
+    new_stack = config.enable_rl_module_and_learner
+    works_on, keys = ("old", ONLY_OLD_STACK) if new_stack else ("new", ONLY_NEW_STACK)
+    for key, instead in keys.items():
+        if getattr(config, key) != getattr(default, key):
+            raise ValueError(
+                f"{key.lstrip('_')} is {getattr(config, key)!r}, which works on the {works_on} "
+                f"API stack only; on this one, {instead}."
+            )
+    if not new_stack:  # on the new one RLlib checks it
+        Scheduler.validate(
+            fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate"
+        )
+    if not new_stack and config.num_gpus > 1:
         raise ValueError(
-            "enable_rl_module_and_learner is False; MFQ runs on the new API stack only."
+            f"num_gpus is {config.num_gpus}; a policy learns on at most 1. The new API stack "
+            "learns on more: set num_learners there."
         )
     if config.evaluation_opponents and not config.in_evaluation:
         _check_opponents(config)

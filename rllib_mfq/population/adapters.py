@@ -93,7 +93,7 @@ class AgentDictPopulation(Population):
         self._ids: dict[Any, int] = {}  # in the order of `possible_agents`, then of appearance
         self._views: dict[str, _View] = {}
         for agent in _agents(env):
-            group = _group_of(agent)
+            group = group_of(agent)
             if group not in self._views:
                 self._views[group] = _View(group, agent, _spaces(env, agent))
             self._admit(agent)
@@ -173,7 +173,7 @@ class AgentDictPopulation(Population):
 
     def _admit(self, agent: Any) -> str:
         """The group of an agent, which gets its number when it is first seen."""
-        group = _group_of(agent)
+        group = group_of(agent)
         if agent not in self._ids:
             if group not in self._views:
                 raise PopulationError(
@@ -293,7 +293,8 @@ def _check(group: str, agents: list[Any], good: Array, problem: str) -> None:
         raise PopulationError(f"group {group!r}: agent {agent!r} {problem}.")
 
 
-def _group_of(agent: Any) -> str:
+def group_of(agent: Any) -> str:
+    """The group an agent's id names; see `AgentDictPopulation`."""
     if not isinstance(agent, str):
         return GYM_GROUP
     name, _, number = agent.rpartition("_")
