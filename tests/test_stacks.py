@@ -321,8 +321,8 @@ def test_two_workers_survive_a_kill_and_evaluate_remotely_exactly_as_asked(build
         .multi_agent(policies=["shared"])
         .evaluation(
             evaluation_interval=1,
-            evaluation_duration=4,
-            evaluation_num_env_runners=1,
+            evaluation_duration=3,
+            evaluation_num_env_runners=2,
             evaluation_opponents={"random": "random"},
         )
     )
@@ -341,12 +341,13 @@ def test_two_workers_survive_a_kill_and_evaluate_remotely_exactly_as_asked(build
     assert 0 <= results["weights_lag"] <= 1
     sampled = results["env_runners"]["num_env_steps_sampled_lifetime"]
     assert algo._agent_steps == 4 * sampled == len(algo._memories["shared"])
+    assert results["timesteps_total"] == sampled
     assert results["env_runners"]["episode_reward_mean"] == pytest.approx(
         results["env_runners"]["episode_return_mean"]
     )
     evaluated = results["evaluation"]["env_runners"]
-    assert evaluated["num_episodes"] == 4 and evaluated["num_episodes_lifetime"] == 8
-    assert len(evaluated["hist_stats"]["episode_lengths"]) == 4
+    assert evaluated["num_episodes"] == 3 and evaluated["num_episodes_lifetime"] == 6
+    assert len(evaluated["hist_stats"]["episode_lengths"]) == 3
     assert 0 <= evaluated["win_rate"]["random"] <= 1
 
     ray.kill(algo.env_runner_group._worker_manager.actors()[1], no_restart=False)
