@@ -386,7 +386,7 @@ def test_tune_runs_it_by_name_with_both_keys_false(tmp_path):
         "multiagent": {"policies": ["shared"]},
         "num_envs_per_worker": 2,
         "train_batch_size": 32,
-        "model_config": {"fcnet_hiddens": [16]},
+        "model_config": {"conv_filters": [[8, 3, 2, "valid"]]},
         "num_steps_sampled_before_learning_starts": 100,
         "min_sample_timesteps_per_iteration": 40,
     }

@@ -246,6 +246,8 @@ class MFQConfig(AlgorithmConfig):
             text = str(name)
             if text.startswith("__") and text.endswith("__"):  # Tune's own
                 continue
+            if text == "class" and value == type(self):  # a state's, which RLlib reads so
+                continue
             if name in deprecated and value == DEPRECATED_VALUE:  # so `to_dict` says unset
                 continue
             if name not in legal:
@@ -354,7 +356,7 @@ class MFQConfig(AlgorithmConfig):
         finally:
             getattr(population, "close", lambda: None)()
         if self.policies_follow_groups and set(groups) != {GYM_GROUP}:
-            self.multi_agent(policies=list(groups))
+            self.multi_agent(policies=sorted(groups))  # as RLlib's old stack orders them
         self.groups = groups
         check_environment(self, first)
 

@@ -98,6 +98,7 @@ ONLY_NEW_STACK = {
 
 ONLY_OLD_STACK = {
     "num_gpus": "set num_gpus_per_learner",
+    "keep_per_episode_custom_metrics": "log to metrics_logger",
     "checkpoint_trainable_policies_only": "all modules are saved",
     "export_native_model_files": "load modules by RLModule.from_checkpoint",
 }
