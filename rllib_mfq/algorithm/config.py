@@ -246,7 +246,7 @@ class MFQConfig(AlgorithmConfig):
             text = str(name)
             if text.startswith("__") and text.endswith("__"):  # Tune's own
                 continue
-            if text == "class" and value == type(self):  # a state's, which RLlib reads so
+            if text == "class" and value is type(self):  # a state's, which RLlib reads so
                 continue
             if name in deprecated and value == DEPRECATED_VALUE:  # so `to_dict` says unset
                 continue
