@@ -13,3 +13,17 @@ def ray_session():
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def build(ray_session):
+    """Makes algorithms of configs, and stops them after the test."""
+    built = []
+
+    def build_algo(config):
+        built.append(config.build_algo())
+        return built[-1]
+
+    yield build_algo
+    for algo in built:
+        algo.stop()

@@ -9,44 +9,12 @@ from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from small_battles import MODULES, same, small_battle, weights
 
 import rllib_mfq
-from rllib_mfq import MFQ, MFQConfig
+from rllib_mfq import MFQ
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-MODULES = "learner_group/learner/rl_module"
-
-
-def small_battle(**training):
-    """12x12 cells, 2 against 2, episodes of 20 steps; updates in nearly every fragment."""
-    settings = {
-        "train_batch_size_per_learner": 32,
-        "num_steps_sampled_before_learning_starts": 50,
-        "replay_capacity": 5_000,
-        "training_intensity": 2.0,
-    }
-    return (
-        MFQConfig()
-        .environment("battle_v4", env_config={"map_size": 12, "max_cycles": 20})
-        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=10)
-        .training(**(settings | training))
-        .reporting(min_sample_timesteps_per_iteration=80)
-        .debugging(seed=7)
-    )
-
-
-@pytest.fixture
-def build():
-    built = []
-
-    def build_algo(config):
-        built.append(config.build_algo())
-        return built[-1]
-
-    yield build_algo
-    for algo in built:
-        algo.stop()
 
 
 def leaves(results, path=()):
@@ -55,15 +23,6 @@ def leaves(results, path=()):
             yield from leaves(value, (*path, key))
         elif isinstance(value, int | float | np.number):
             yield (*path, key), float(value)
-
-
-def weights(algo, module_id):
-    module = algo.learner_group._learner.module[module_id].unwrapped()
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_every_group_has_a_module_unless_policies_say_otherwise(build):

@@ -15,6 +15,7 @@ from ray import cloudpickle, tune
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
+from small_battles import SIZE, small_battle
 
 from rllib_mfq import MFQ, Group, MFQConfig, MFQEnvRunner, PopulationError, Rows, magent2
 from rllib_mfq.algorithm.config import DEFAULTS
@@ -23,24 +24,13 @@ from rllib_mfq.population.magent2 import ENVIRONMENTS, MAgent2Population
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
-BATTLE = {"env": "battle_v4", "env_config": {"map_size": 12, "max_cycles": 20}}
+BATTLE = {"env": "battle_v4", "env_config": SIZE}
 
 
 def small(env="battle_v4", **training):
-    """12x12 cells, 2 against 2; a fragment is 11 rows of 2 agents in 2 populations."""
-    settings = {
-        "train_batch_size_per_learner": 32,
-        "num_steps_sampled_before_learning_starts": 50,
-        "replay_capacity": 5_000,
-    }
-    return (
-        MFQConfig()
-        .environment(env, env_config=BATTLE["env_config"] if env == "battle_v4" else {})
-        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=10)
-        .training(**(settings | training))
-        .reporting(min_sample_timesteps_per_iteration=40)
-        .debugging(seed=7)
-    )
+    """A fragment is 11 rows of 2 agents in 2 populations."""
+    config = small_battle(env, None if env == "battle_v4" else {}, **training)
+    return config.reporting(min_sample_timesteps_per_iteration=40)
 
 
 class OneAgent(gym.Env):
@@ -89,19 +79,6 @@ def refuses(config, *words, error=ValueError):
     assert "\n" not in message
     for word in words:
         assert word in message, message
-
-
-@pytest.fixture
-def build(ray_session):
-    built = []
-
-    def build_algo(config):
-        built.append(config.build_algo())
-        return built[-1]
-
-    yield build_algo
-    for algo in built:
-        algo.stop()
 
 
 # Settings that are checked without an environment.

@@ -3,70 +3,22 @@
 import sys
 import time
 
-import numpy as np
 import pytest
 import ray
 import torch
 from ray import cloudpickle
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from ray.tune.registry import register_env
+from small_battles import FaultyBattle, small_battle
 
-from rllib_mfq import MFQConfig, PopulationError, magent2
-from rllib_mfq.population.magent2 import MAgent2Population
+from rllib_mfq import PopulationError
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
 
-class FaultyBattle(MAgent2Population):
-    """A small battle that misbehaves at the step named in `env_config`."""
-
-    def __init__(self, config):
-        super().__init__(magent2("battle_v4", map_size=12, max_cycles=20).parallel_env)
-        self.faults = dict(config)
-        self.steps = 0
-
-    def step(self, actions):
-        self.steps += 1
-        if self.steps == self.faults.get("raise_at"):
-            raise RuntimeError("the environment broke")
-        steps = super().step(actions)
-        if self.steps == self.faults.get("nan_at"):
-            steps["blue"].rewards[0] = np.nan
-        return steps
-
-
-def small_battle(env="battle_v4", **env_config):
-    register_env("faulty_battle", FaultyBattle)
-    if env == "battle_v4":
-        env_config |= {"map_size": 12, "max_cycles": 20}
-    return (
-        MFQConfig()
-        .environment(env, env_config=env_config)
-        .multi_agent(policies=["shared"])
-        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=10)
-        .training(
-            train_batch_size_per_learner=32,
-            num_steps_sampled_before_learning_starts=50,
-            replay_capacity=5_000,
-            training_intensity=2.0,
-        )
-        .reporting(min_sample_timesteps_per_iteration=80)
-        .debugging(seed=7)
-    )
-
-
-@pytest.fixture
-def build():
-    built = []
-
-    def build_algo(config):
-        built.append(config.build_algo())
-        return built[-1]
-
-    yield build_algo
-    for algo in built:
-        algo.stop()
+def shared_battle(env="battle_v4", **env_config):
+    config = small_battle(env, env_config or None)
+    return config.multi_agent(policies=["shared"])
 
 
 def runner_weights(algo):
@@ -79,7 +31,7 @@ def runner_weights(algo):
 
 @pytest.mark.parametrize("runners", [1, 2])
 def test_remote_runners_sample_with_weights_at_most_one_round_old(build, runners):
-    algo = build(small_battle().env_runners(num_env_runners=runners))
+    algo = build(shared_battle().env_runners(num_env_runners=runners))
     results = [algo.train() for _ in range(3)][-1]
     assert results["learners"]["shared"]["qf_loss"] >= 0
     assert results["env_runners"]["episode_len_mean"] == 20
@@ -91,7 +43,7 @@ def test_remote_runners_sample_with_weights_at_most_one_round_old(build, runners
 
 
 def test_the_learner_learns_while_the_runners_sample(build):
-    algo = build(small_battle().env_runners(num_env_runners=1))
+    algo = build(shared_battle().env_runners(num_env_runners=1))
     in_flight = []
     learn = algo._learn
 
@@ -105,7 +57,7 @@ def test_the_learner_learns_while_the_runners_sample(build):
 
 
 def test_a_killed_runner_comes_back_with_current_weights_and_training_goes_on(build):
-    algo = build(small_battle().env_runners(num_env_runners=2))
+    algo = build(shared_battle().env_runners(num_env_runners=2))
     algo.train()
     before = algo._agent_steps
     actor = algo.env_runner_group._worker_manager.actors()[1]
@@ -128,7 +80,7 @@ def test_a_killed_runner_comes_back_with_current_weights_and_training_goes_on(bu
 
 @pytest.mark.parametrize("runners", [0, 1])
 def test_an_environment_that_raises_is_made_anew_and_its_partial_fragment_dropped(build, runners):
-    config = small_battle("faulty_battle", raise_at=27).env_runners(num_env_runners=runners)
+    config = shared_battle(FaultyBattle, raise_at=27).env_runners(num_env_runners=runners)
     algo = build(config)
     results = algo.train()
     # Both populations of the runner fail at their 27th step: in the third fragment six of
@@ -141,7 +93,7 @@ def test_an_environment_that_raises_is_made_anew_and_its_partial_fragment_droppe
 
 
 def test_an_environment_that_raises_stops_the_run_if_it_is_not_to_be_restarted(build):
-    config = small_battle("faulty_battle", raise_at=3)
+    config = shared_battle(FaultyBattle, raise_at=3)
     algo = build(config.fault_tolerance(restart_failed_sub_environments=False))
     with pytest.raises(RuntimeError, match="the environment broke"):
         algo.train()
@@ -149,17 +101,17 @@ def test_an_environment_that_raises_stops_the_run_if_it_is_not_to_be_restarted(b
 
 @pytest.mark.parametrize("runners", [0, 1])
 def test_a_nan_reward_stops_the_run_with_step_and_group_before_the_memory(build, runners):
-    algo = build(small_battle("faulty_battle", nan_at=5).env_runners(num_env_runners=runners))
+    algo = build(shared_battle(FaultyBattle, nan_at=5).env_runners(num_env_runners=runners))
     with pytest.raises(PopulationError, match=r"group 'blue', step 5: the reward .* nan"):
         algo.train()
     assert all(len(memory) == 0 for memory in algo._memories.values())
 
 
 def test_two_learners_make_the_same_update_as_one_and_hold_the_same_weights(build):
-    alone = build(small_battle())
+    alone = build(shared_battle())
     alone.train()
     batch = alone._memories["shared"].sample(64)
-    config = small_battle().learners(num_learners=2).training(train_batch_size_per_learner=16)
+    config = shared_battle().learners(num_learners=2).training(train_batch_size_per_learner=16)
     pair = build(config)
     assert pair.train()["learners"]["shared"]["qf_loss"] >= 0
     state = alone.learner_group.get_state()

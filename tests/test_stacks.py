@@ -15,63 +15,14 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.policy import Policy
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from ray.tune.registry import register_env
+from small_battles import MODULES, OLD, FaultyBattle, same, small_battle, weights
 
-from rllib_mfq import MFQ, MFQConfig, MFQRolloutWorker, PopulationError, magent2
+from rllib_mfq import MFQ, MFQConfig, MFQRolloutWorker, PopulationError
 from rllib_mfq.algorithm.validation import ONLY_NEW_STACK, ONLY_OLD_STACK
 from rllib_mfq.cli import load_experiments
-from rllib_mfq.population.magent2 import MAgent2Population
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
-
-OLD = {"enable_rl_module_and_learner": False, "enable_env_runner_and_connector_v2": False}
-MODULES = "learner_group/learner/rl_module"
-
-
-def small_battle(old=False, **training):
-    """12x12 cells, 2 against 2, episodes of 20 steps; updates in nearly every fragment."""
-    settings = {
-        "train_batch_size_per_learner": 32,
-        "num_steps_sampled_before_learning_starts": 50,
-        "replay_capacity": 5_000,
-        "training_intensity": 2.0,
-    }
-    return (
-        MFQConfig()
-        .api_stack(**(OLD if old else {}))
-        .environment("battle_v4", env_config={"map_size": 12, "max_cycles": 20})
-        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=10)
-        .training(**(settings | training))
-        .reporting(min_sample_timesteps_per_iteration=80)
-        .debugging(seed=7)
-    )
-
-
-@pytest.fixture
-def build():
-    built = []
-
-    def build_algo(config):
-        built.append(config.build_algo())
-        return built[-1]
-
-    yield build_algo
-    for algo in built:
-        algo.stop()
-
-
-def weights(algo, module_id):
-    """A copy of all weights that learn, target network included."""
-    if algo.on_old_stack:
-        module = algo.get_policy(module_id).model
-    else:
-        module = algo.learner_group._learner.module[module_id].unwrapped()
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def keys(results, path=()):
@@ -299,21 +250,6 @@ def test_callbacks_of_the_old_stack_fire_and_their_metrics_are_reported(build):
     assert results["env_runners"]["custom_metrics"]["steps_mean"] == 20
 
 
-class FaultyBattle(MAgent2Population):
-    """A small battle with a NaN reward at its 45th step, if `env_config` says so."""
-
-    def __init__(self, config):
-        super().__init__(magent2("battle_v4", map_size=12, max_cycles=20).parallel_env)
-        self.faulty, self.steps = config.get("faulty"), 0
-
-    def step(self, actions):
-        self.steps += 1
-        steps = super().step(actions)
-        if self.faulty and self.steps == 45:
-            steps["blue"].rewards[0] = np.nan
-        return steps
-
-
 def test_two_workers_survive_a_kill_and_evaluate_remotely_exactly_as_asked(build):
     config = (
         small_battle(old=True)
@@ -370,8 +306,7 @@ def test_two_workers_survive_a_kill_and_evaluate_remotely_exactly_as_asked(build
 
 
 def test_a_nan_reward_stops_the_run_before_the_memory(build):
-    register_env("faulty_battle", FaultyBattle)
-    config = small_battle(old=True).environment("faulty_battle", env_config={"faulty": True})
+    config = small_battle(FaultyBattle, {"nan_at": 45}, old=True)
     algo = build(config)
     with pytest.raises(PopulationError, match=r"group 'blue', step 5: the reward .* nan"):
         for _ in range(3):

@@ -34,7 +34,12 @@ from ray.rllib.utils.typing import StateDict
 
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.episodes import Figures, episode_figures
-from rllib_mfq.algorithm.opponents import MODULES_IN_CHECKPOINT, find_modules, load_opponent
+from rllib_mfq.algorithm.opponents import (
+    MODULES_IN_CHECKPOINT,
+    find_modules,
+    load_opponent,
+    saved_settings,
+)
 from rllib_mfq.algorithm.population_runner import FragmentBatch
 from rllib_mfq.algorithm.rollout_worker import OldStackAlgorithm
 from rllib_mfq.algorithm.validation import check_env
@@ -303,7 +308,7 @@ class MFQ(OldStackAlgorithm):
         )
 
     def _check_checkpoint(self, path: str | Path) -> None:
-        """Raises a ValueError unless a checkpoint's modules are this algorithm's."""
+        """Raises a ValueError unless a checkpoint's modules and memories are this algorithm's."""
         if not (Path(path) / MODULES_IN_CHECKPOINT).is_dir():
             raise ValueError(f"{str(path)!r} is not the folder of an algorithm's checkpoint.")
         found, mine = find_modules(path), self.env_runner.module
@@ -312,6 +317,13 @@ class MFQ(OldStackAlgorithm):
                 f"checkpoint {str(path)!r} has the modules {sorted(found)}; this algorithm has "
                 f"{sorted(mine.keys())}."
             )
+        saved = saved_settings(path)
+        for key in ("replay_capacity", "replay_obs_dtype"):
+            if saved.get("store_replay_in_checkpoints") and saved[key] != getattr(self.config, key):
+                raise ValueError(
+                    f"{key} is {getattr(self.config, key)!r}, but the memory in checkpoint "
+                    f"{str(path)!r} has {saved[key]!r}; use the same."
+                )
         for module_id, folder in sorted(found.items()):
             state = RLModule.from_checkpoint(folder).get_state()
             try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -126,6 +127,15 @@ def find_modules(checkpoint: str | Path) -> dict[str, Path]:
         if found:
             return found
     return {}
+
+
+def saved_settings(checkpoint: str | Path) -> dict[str, Any]:
+    """The config dict in an algorithm's checkpoint; empty if it has none (as on the old stack)."""
+    path = Path(checkpoint).expanduser() / "class_and_ctor_args.pkl"
+    if not path.is_file():
+        return {}
+    settings: dict[str, Any] = pickle.loads(path.read_bytes())["ctor_args_and_kwargs"][0][0]
+    return settings
 
 
 def random_actions(legal: Array, generator: torch.Generator) -> Array:

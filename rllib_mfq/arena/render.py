@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_context import EnvContext
 
-from rllib_mfq.algorithm.opponents import load_opponent
+from rllib_mfq.algorithm.opponents import load_opponent, saved_settings
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
 from rllib_mfq.population.population import Array
@@ -39,10 +37,9 @@ def film_match(
     Raises:
         ValueError: there is no such checkpoint, or it cannot play this environment.
     """
-    path = Path(checkpoint).expanduser() / "class_and_ctor_args.pkl"
-    if not path.is_file():
+    settings = saved_settings(checkpoint)
+    if not settings:
         raise ValueError(f"{checkpoint!r} is not the folder of an algorithm's checkpoint.")
-    settings = pickle.loads(path.read_bytes())["ctor_args_and_kwargs"][0][0]
     _, make = Algorithm._get_env_id_and_creator(settings["env"], settings)
     arguments = {**settings["env_config"], **(env_config or {}), "render_mode": "rgb_array"}
     population = as_population(make(EnvContext(arguments, worker_index=0)))
