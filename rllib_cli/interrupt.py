@@ -58,8 +58,9 @@ class Interrupt(tune.Callback):
         return {"requested": False}
 
     def _request(self, *args: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
         self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         click.echo(
             "\nSaving a checkpoint at the end of this iteration; press Ctrl-C again to end now.",
             file=sys.stderr,

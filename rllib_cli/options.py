@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rllib_cli.experiments import BadInput, Experiment, parse_mapping, set_values
 
@@ -125,8 +124,3 @@ def _applied(experiment: Experiment, options: Options) -> Experiment:
 def storage(path: str) -> str:
     """A storage path as Ray wants it: a URI as it is, a folder absolute."""
     return path if "://" in path else str(Path(path).expanduser().resolve())
-
-
-def describe(value: Any) -> str:
-    """A value of a config, short: 0.00034 and not 0.00034171."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -12,10 +12,9 @@ import click
 from ray import tune
 from ray.tune.experiment import Trial
 
-from rllib_cli.options import describe
-
 SECONDS_BETWEEN_REPORTS = 10
 LINES_PER_HEADER = 20
+WIDEST_SETTING = 18
 
 
 class Progress(tune.ProgressReporter):
@@ -62,7 +61,9 @@ class Progress(tune.ProgressReporter):
             key.rpartition("/")[2]: describe(value)
             for key, value in _settings(trial, self._searched)
         }
-        return {"trial": _number(trial), "status": trial.status.lower()} | settings | figures(trial)
+        row = {"trial": _number(trial), "status": trial.status.lower()} | figures(trial)
+        rest = {name: row.pop(name) for name in list(row)[5:]}  # after the first win rate
+        return row | settings | {name: text for name, text in rest.items() if name not in settings}
 
 
 def figures(trial: Trial) -> dict[str, str]:
@@ -74,24 +75,34 @@ def figures(trial: Trial) -> dict[str, str]:
     }
     runners = result.get("env_runners", {})
     rates = result.get("evaluation", {}).get("env_runners", {}).get("win_rate", {})
-    for opponent in config.get("evaluation_opponents") or {}:
-        row[f"win vs {opponent}"] = _text(rates.get(opponent), ".2f")
+    opponents = config.get("evaluation_opponents") or {}
+    for opponent in opponents:
+        name = "win rate" if len(opponents) == 1 else f"win {opponent}"
+        row[name] = _text(rates.get(opponent), ".2f")
     groups = runners.get("group_returns_mean", {})
     if 1 < len(groups) < 4:
-        for group, value in groups.items():
+        for group, value in sorted(groups.items()):
             row[f"return {group}"] = _text(value, ".1f")
     else:
         row["return"] = _text(runners.get("episode_return_mean"), ".1f")
     if "agent_steps_sampled_lifetime" in result:
-        row["rows"] = _text(result["agent_steps_sampled_lifetime"], ",.0f")
+        row["rows"] = _count(result["agent_steps_sampled_lifetime"])
         row["rows/s"] = _text(result.get("agent_steps_per_second"), ",.0f")
         modules = result.get("learners", {}).values()
         warm = [m["temperature"] for m in modules if isinstance(m, dict) and "temperature" in m]
         row["temperature"] = _text(warm[0] if warm else None, ".3g")
     else:
-        row["steps"] = _text(result.get("num_env_steps_sampled_lifetime"), ",.0f")
+        row["steps"] = _count(result.get("num_env_steps_sampled_lifetime", 0))
         row["length"] = _text(runners.get("episode_len_mean"), ".1f")
     return row
+
+
+def describe(value: Any) -> str:
+    """A value of a config, short: 0.00034 for 0.00034171, and `radius 4` for a mapping."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {describe(part)}" for key, part in value.items())
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= WIDEST_SETTING else f"{text[: WIDEST_SETTING - 1]}…"
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -156,7 +167,7 @@ def _number(trial: Trial) -> str:
 
 
 def _line(header: list[str], texts: list[str]) -> str:
-    widths = [max(len(name), 7) for name in header]
+    widths = [max(len(name), 6) for name in header]
     return "  ".join(text.rjust(size) for text, size in zip(texts, widths, strict=True))
 
 
@@ -164,6 +175,16 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _count(steps: float) -> str:
+    """`75.2k`, `1.23M`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if steps >= size:
+            return (
+                f"{steps / size:.3g}{unit}" if steps < 999.5 * size else f"{steps / size:.0f}{unit}"
+            )
+    return str(int(steps))
 
 
 def _text(value: Any, form: str) -> str:

@@ -7,10 +7,12 @@ import math
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import click
 import ray
+from pyarrow.fs import FileSelector
 from ray import tune
 from ray.tune.experiment import Experiment as TuneExperiment
 from ray.tune.experiment import Trial
@@ -30,6 +32,7 @@ from rllib_cli.translation import translate
 from rllib_cli.validation import Checked, check
 
 RETURN = "env_runners/episode_return_mean"
+INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
 
 
 def train(experiments: dict[str, Experiment], options: Options) -> int:
@@ -49,39 +52,75 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
     be_quiet(options.verbose)
     import_plugins(options.plugins)
     checked = prepare(experiments, options)
-    metrics = {name: best_by(each) for name, each in checked.items()}
-    scheduler = _scheduler(checked, metrics)
-    callbacks = _wandb(options)
+    plans = [_plan(name, each) for name, each in checked.items()]
+    if options.resume and not any(map(_was_run, plans)):
+        folder = plans[0].experiment.storage.experiment_fs_path
+        raise BadInput(f"--resume finds no run in {folder}.")
+    wandb = _wandb(options)
     start_ray(options)
     _check_resources(checked, options)
-    tuned = [_tune_experiment(name, each.experiment) for name, each in checked.items()]
-    if options.resume:
-        _check_resume(tuned)
-    keys = sorted({key for each in checked.values() for key in searched(each.experiment["config"])})
+    codes = []
+    for plan in plans:  # one after another: Tune resumes no two experiments at once
+        codes.append(_run(plan, options, wandb))
+        if codes[-1] == INTERRUPTED:
+            break
+    return max(codes)
+
+
+@dataclass
+class _Plan:
+    """An experiment as Tune takes it, and by what its trials are ranked."""
+
+    experiment: TuneExperiment
+    scheduler: TrialScheduler
+    metric: str
+    mode: str
+    goals: dict[str, float]
+    searched: list[str]
+
+
+def _plan(name: str, checked: Checked) -> _Plan:
+    experiment, run = checked.experiment, checked.run
+    settings = experiment.get("scheduler_config") or {}
+    goals = {key: value for key, value in experiment["stop"].items() if is_goal(key)}
+    rates = [f"evaluation/env_runners/win_rate/{opponent}" for opponent in sorted(run.opponents)]
+    metric = settings.get("metric") or next(iter([*goals, *rates, RETURN]))
+    kind = experiment.get("scheduler") or "fifo"
+    return _Plan(
+        _tune_experiment(name, experiment),
+        make_scheduler(name, kind, settings, metric, run),
+        metric,
+        settings.get("mode", "max"),
+        goals,
+        [*searched(experiment["config"]), *settings.get("hyperparam_mutations", {})],
+    )
+
+
+def _run(plan: _Plan, options: Options, callbacks: list[tune.Callback]) -> int:
+    """Runs one experiment, says what came out and returns its exit code."""
     terminal = sys.stdout.isatty()
-    with Interrupt(scheduler) as interrupt:
+    with Interrupt(plan.scheduler) as interrupt:
         try:
             trials: list[Trial] = tune.run(
-                tuned,
-                scheduler=scheduler,
+                [plan.experiment],
+                scheduler=plan.scheduler,
                 verbose=1 if terminal else 0,
-                progress_reporter=Progress(keys) if terminal else None,
+                progress_reporter=Progress(plan.searched) if terminal else None,
                 callbacks=[*callbacks, interrupt],
-                resume=options.resume,
+                resume=options.resume and _was_run(plan),
                 raise_on_failed_trial=False,
             ).trials
         except KeyboardInterrupt:
             click.echo("Ended without a checkpoint.", file=sys.stderr)
-            return 130
+            return INTERRUPTED
     for trial in trials:
-        click.echo(summary(trial, keys if len(trials) > len(checked) else ()))
+        click.echo(summary(trial, plan.searched if len(trials) > 1 else ()))
     if interrupt.requested:
         click.echo(f"Go on with: {shlex.join(_resume_command())}")
-        return 130
-    for name in checked:
-        _show_best(name, trials, *metrics[name])
+        return INTERRUPTED
+    _show_best(plan, trials)
     failed = any(trial.status != Trial.TERMINATED for trial in trials)
-    missed = options.as_test and any(_missed(n, c, trials) for n, c in checked.items())
+    missed = options.as_test and not _reached(plan, trials)
     return 1 if failed or missed else 0
 
 
@@ -102,31 +141,6 @@ def prepare(experiments: dict[str, Experiment], options: Options) -> dict[str, C
                 f"{', '.join(translated['stop']) or 'nothing'}."
             )
     return checked
-
-
-def best_by(checked: Checked) -> tuple[str, str]:
-    """Metric and mode by which trials of an experiment are ranked."""
-    experiment, run = checked.experiment, checked.run
-    settings = experiment.get("scheduler_config") or {}
-    goals = [key for key in experiment["stop"] if is_goal(key)]
-    rates = [f"evaluation/env_runners/win_rate/{opponent}" for opponent in sorted(run.opponents)]
-    metric = next(iter([*filter(None, [settings.get("metric")]), *goals, *rates, RETURN]))
-    return metric, settings.get("mode", "max")
-
-
-def _scheduler(checked: dict[str, Checked], metrics: dict[str, tuple[str, str]]) -> TrialScheduler:
-    (name, first), *others = checked.items()
-    wanted = [
-        (c.experiment.get(k) for k in ("scheduler", "scheduler_config")) for c in checked.values()
-    ]
-    first_wanted = tuple(wanted[0])
-    for (other, _), theirs in zip(others, wanted[1:], strict=True):
-        if tuple(theirs) != first_wanted:
-            raise BadInput(
-                f"{name} and {other} have different schedulers; put them into two files."
-            )
-    scheduler, settings = first_wanted
-    return make_scheduler(name, scheduler or "fifo", settings or {}, metrics[name][0], first.run)
 
 
 def _wandb(options: Options) -> list[tune.Callback]:
@@ -169,6 +183,8 @@ def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
     }
     if experiment.get("storage_path"):
         given["storage_path"] = storage(experiment["storage_path"])
+    # Tune's own folder names hold every setting that is searched, and fill three lines.
+    given |= {"trial_dirname_creator": str}
     checkpoints = {"checkpoint_at_end": True, **experiment["checkpoint_config"]}
     try:
         return TuneExperiment(name, checkpoint_config=tune.CheckpointConfig(**checkpoints), **given)
@@ -176,10 +192,12 @@ def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
         raise BadInput(f"{name}: {' '.join(str(error).split())}") from error
 
 
-def _check_resume(experiments: list[TuneExperiment]) -> None:
-    first = experiments[0].storage
-    if not tune.Tuner.can_restore(first.experiment_fs_path, first.storage_filesystem):
-        raise BadInput(f"--resume finds no run in {first.experiment_fs_path}.")
+def _was_run(plan: _Plan) -> bool:
+    """Whether there is a run to resume."""
+    storage = plan.experiment.storage
+    folder = FileSelector(storage.experiment_fs_path, allow_not_found=True)
+    files = storage.storage_filesystem.get_file_info(folder)
+    return any(file.base_name.startswith("experiment_state-") for file in files)
 
 
 def _resume_command() -> list[str]:
@@ -191,31 +209,32 @@ def _value(results: dict[str, Any] | None, metric: str) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _show_best(name: str, trials: list[Trial], metric: str, mode: str) -> None:
-    """Names the best checkpoint of an experiment and how to play it."""
-    sign = 1 if mode == "max" else -1
+def _show_best(plan: _Plan, trials: list[Trial]) -> None:
+    """Names the best checkpoint and how to play it."""
+    sign = 1 if plan.mode == "max" else -1
     saved = [
-        (sign * _value(result.metrics, metric), result.checkpoint.path)
+        (sign * _value(result.metrics, plan.metric), result.checkpoint.path)
         for trial in trials
-        if trial.storage.experiment_dir_name == name
         for result in trial.run_metadata.checkpoint_manager.best_checkpoint_results
     ]
     if not saved:
         return
     value, path = max(saved, key=lambda pair: (not math.isnan(pair[0]), pair[0]))
-    known = "" if math.isnan(value) else f" ({metric} {sign * value:.3g})"
-    opponent = " --opponent random" if "/win_rate/" in metric else ""
+    known = "" if math.isnan(value) else f" ({plan.metric} {sign * value:.3g})"
+    opponent = " --opponent random" if "/win_rate/" in plan.metric else ""
     if len(saved) > 1:
-        click.echo(f"best of {name}{known}: {path}")
+        click.echo(f"best{known}: {path}")
     click.echo(f"play it: rllib evaluate {shlex.quote(path)}{opponent}")
 
 
-def _missed(name: str, checked: Checked, trials: list[Trial]) -> bool:
-    """Whether no trial of the experiment reached any goal in its `stop`."""
-    goals = {key: value for key, value in checked.experiment["stop"].items() if is_goal(key)}
-    mine = [trial for trial in trials if trial.storage.experiment_dir_name == name]
-    missed = not any(_value(t.last_result, k) >= v for t in mine for k, v in goals.items())
-    if missed:
-        text = " or ".join(f"{key} {value:g}" for key, value in goals.items())
-        click.echo(f"{name}: the goal was not reached: {text}.", file=sys.stderr)
-    return missed
+def _reached(plan: _Plan, trials: list[Trial]) -> bool:
+    """Whether a trial reached a goal in `stop`; says so if none did."""
+    for trial in trials:
+        if any(_value(trial.last_result, key) >= goal for key, goal in plan.goals.items()):
+            return True
+    goals = " or ".join(f"{key} {goal:g}" for key, goal in plan.goals.items())
+    click.echo(
+        f"{plan.experiment.storage.experiment_dir_name}: the goal was not reached: {goals}.",
+        file=sys.stderr,
+    )
+    return False

@@ -49,6 +49,8 @@ def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]
         config["env"] = experiment.pop("env")
     experiment["config"] = config
     _translate_metrics(experiment, renamed)
+    if not experiment["stop"] and not experiment.get("time_budget_s"):
+        notices.append("there is no stop: it trains until Ctrl-C")
     if renamed:
         notices.insert(0, "old names are understood: " + ", ".join(renamed))
     return experiment, [f"{name}: {notice}." for notice in notices]
