@@ -85,7 +85,9 @@ def training(algo: MFQ) -> Callable[[], float]:
 
 
 def main() -> None:
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(
+        "local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+    )
     one, two = battle(0).build_algo(), battle(1).build_algo()
     for algo in (one, two):
         while not algo.train()["num_updates"]:

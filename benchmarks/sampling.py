@@ -131,7 +131,9 @@ def bare_forward(num_envs: int) -> Callable[[], float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(
+        "local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+    )
     found = rates(
         {
             "MFQ": mfq_runner(45, NUM_ENVS),

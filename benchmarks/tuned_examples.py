@@ -51,6 +51,7 @@ def run(example: str, seed: int, storage: str) -> dict[str, Any]:
     subprocess.run([*command, "--storage-path", storage], cwd=ROOT, check=True)
     (log,) = Path(storage).rglob("result.json")
     result: dict[str, Any] = json.loads(log.read_text().splitlines()[-1])
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     algo = MFQ.from_checkpoint(str(next(log.parent.glob("checkpoint_*"))))
     result["evaluation"] = algo.evaluate()
     algo.stop()

@@ -10,7 +10,10 @@ def ray_session():
     """One small Ray for all tests that need one."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    # A Ray of its own, even where another one is running.
+    ray.init(
+        "local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+    )
     yield
     ray.shutdown()
 

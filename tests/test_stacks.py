@@ -17,9 +17,9 @@ from ray.rllib.policy.policy import Policy
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from small_battles import MODULES, OLD, FaultyBattle, same, small_battle, weights
 
+from rllib_cli.experiments import read_experiments
 from rllib_mfq import MFQ, MFQConfig, MFQRolloutWorker, PopulationError
 from rllib_mfq.algorithm.validation import ONLY_NEW_STACK, ONLY_OLD_STACK
-from rllib_mfq.cli import load_experiments
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -394,7 +394,7 @@ def test_a_gymnasium_environment_is_played_with_the_observations_it_gives(build)
 @pytest.mark.slow
 def test_the_tuned_battle_wins_on_the_old_stack(tmp_path):
     yaml = Path(__file__).parents[1] / "tuned_examples" / "battle_small.yaml"
-    (experiment,) = load_experiments(yaml).values()
+    (experiment,) = read_experiments(yaml).values()
     experiment["config"] |= OLD | {"seed": 0}
     experiment["storage_path"] = str(tmp_path)
     (trial,) = tune.run_experiments({"battle-small": experiment}, verbose=0)

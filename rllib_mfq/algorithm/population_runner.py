@@ -267,6 +267,8 @@ class PopulationRunner:
                 rivals = opponent.players(self._generator)
                 self._sampler.assign(rivals | {mine: self._learners()[mine]})
                 part = self._sampler.sample(num_episodes=share, keep=False)
+                for episode in part.episodes:
+                    episode.custom_data["mine"] = mine
                 self._log_figures(match_figures(e, mine, name) for e in part.episodes)
                 played.env_steps += part.env_steps
                 played.episodes += part.episodes
