@@ -36,7 +36,14 @@ KEYS = {
     "scheduler",
     "scheduler_config",
 }
-SPECIAL = {"env", "multiagent", "callbacks", "train_batch_size_per_learner", "lambda", "input"}
+SPECIAL = {
+    "multiagent",
+    "callbacks",
+    "train_batch_size_per_learner",
+    "framework",
+    "lambda",
+    "input",
+}
 """Keys that RLlib takes although no config has an attribute of that name."""
 
 
@@ -102,7 +109,8 @@ def find_algorithm(name: str, run: Any) -> type[Algorithm]:
         found = _imported(run)
     if not isinstance(found, type) or not issubclass(found, Algorithm):
         names = ["MFQ", *ALGORITHMS]
-        near = did_you_mean(run.upper(), names) or did_you_mean(run, names)
+        spelled = {other.lower(): other for other in names}.get(run.lower())
+        near = f" (did you mean {spelled!r}?)" if spelled else did_you_mean(run, names)
         raise BadInput(
             f"{name}: there is no algorithm {run!r}{near}; this RLlib has "
             f"{', '.join(names)}, and any class path."
