@@ -127,7 +127,8 @@ def cluster(options: Options) -> str | None:
 
     Ray by itself would also join whichever cluster was last started on this machine.
     """
-    return options.ray_address or os.environ.get("RAY_ADDRESS") or None
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
 
 
 def use_token(options: Options) -> None:

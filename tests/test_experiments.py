@@ -1,5 +1,6 @@
 """Experiments: reading them, putting old ones into today's words, refusing what cannot run."""
 
+import copy
 import math
 
 import pytest
@@ -221,6 +222,19 @@ def test_an_old_dqn_file_means_the_same_today():
     assert config["min_sample_timesteps_per_iteration"] == 250
 
 
+def test_what_was_read_is_not_changed():
+    experiment = {
+        "run": "PPO",
+        "env": "CartPole-v1",
+        "checkpoint_freq": 1,
+        "checkpoint_config": {"num_to_keep": 2},
+        "config": {"num_workers": 1, "model": {"fcnet_hiddens": [8]}},
+    }
+    before = copy.deepcopy(experiment)
+    translate("x", experiment)
+    assert experiment == before
+
+
 def test_old_names_mean_the_same_for_mfq():
     old = {"num_workers": 1, "buffer_size": 9000, "train_batch_size": 64, "lambda": 1}
     config = translate("x", {"run": "MFQ", "config": old})[0]["config"]
@@ -366,6 +380,8 @@ def test_callbacks_may_report_anything():
     assert "never reports" in refused(stop=stop, config=SMALL_BATTLE | callbacks)  # says nothing
     callbacks = {"callbacks": f"{__name__}.Listener"}
     assert checked(stop=stop, config=SMALL_BATTLE | callbacks).experiment["stop"] == stop
+    stop = {"evaluation/env_runners/my_metric": 1}  # but not where nothing is evaluated
+    assert "set evaluation_interval" in refused(stop=stop, config=SMALL_BATTLE | callbacks)
 
 
 def test_a_goal_is_something_to_reach_and_a_limit_is_not():
