@@ -134,7 +134,7 @@ def _typed(
 ) -> tuple[dict[str, Any], list[str]]:
     """The config with numbers where they belong, and notices of keys without any effect."""
     default = algorithm.get_default_config()
-    known = vars(default if isinstance(default, AlgorithmConfig) else AlgorithmConfig())
+    known = {**vars(default), "train_batch_size_per_learner": default.train_batch_size_per_learner}
     typed, notices = {}, []
     for key, value in config.items():
         legal = {*known, *SPECIAL} | ({"model_config"} if issubclass(algorithm, MFQ) else set())
@@ -194,6 +194,7 @@ def _probe(name: str, config: AlgorithmConfig) -> Run:
         bool(config.callbacks_class) and config.callbacks_class != AlgorithmConfig().callbacks_class
     )
     listens |= any(value for key, value in vars(config).items() if key.startswith("callbacks_on_"))
+    listens |= not config.enable_rl_module_and_learner  # the old API stack reports more
     evaluates = bool(config.evaluation_interval)
     algorithm = config.algo_class
     if not issubclass(algorithm, MFQ):

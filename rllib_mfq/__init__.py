@@ -15,6 +15,8 @@ from rllib_mfq.algorithm.env_runner import MFQEnvRunner
 from rllib_mfq.algorithm.learner import MFQTorchLearner
 from rllib_mfq.algorithm.mfq import MFQ
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
+from rllib_mfq.algorithm.rollout_worker import MFQRolloutWorker
+from rllib_mfq.algorithm.torch_policy import MFQTorchPolicy
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.magent2 import ENVIRONMENTS, magent2
@@ -27,7 +29,9 @@ __all__ = [
     "Group",
     "MFQConfig",
     "MFQEnvRunner",
+    "MFQRolloutWorker",
     "MFQTorchLearner",
+    "MFQTorchPolicy",
     "MFQTorchRLModule",
     "Neighborhood",
     "Population",

@@ -8,6 +8,7 @@ import torch
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 import rllib_mfq
 from rllib_mfq import MFQ, MFQConfig
@@ -173,6 +174,37 @@ def test_the_target_network_moves_by_tau_after_every_update(build):
     assert learner._updates > 1
     for slow, parameter in zip(expected, target.parameters(), strict=True):
         torch.testing.assert_close(slow, parameter)
+
+
+def test_updates_in_one_call_equal_as_many_calls_of_one_update(build):
+    config = small_battle(num_steps_sampled_before_learning_starts=4_000)
+    whole, apart = build(config), build(config)
+    whole.train()
+    columns = whole._memories["red"].sample(3 * 32)
+    whole.learner_group.update(
+        batch=MultiAgentBatch({"red": SampleBatch(columns)}, 96), minibatch_size=32
+    )
+    for start in (0, 32, 64):
+        part = SampleBatch({name: column[start : start + 32] for name, column in columns.items()})
+        apart.learner_group.update(batch=MultiAgentBatch({"red": part}, 32), minibatch_size=32)
+    assert whole.learner_group._learner._updates == apart.learner_group._learner._updates == 3
+    assert same(weights(whole, "red"), weights(apart, "red"))
+
+
+@pytest.mark.parametrize(
+    ("mean_action_input", "column"),
+    [("previous", "mean_actions"), ("current", "next_mean_actions")],
+)
+def test_q_is_learned_at_the_mean_action_that_mean_action_input_names(
+    build, mean_action_input, column
+):
+    algo = build(small_battle(mean_action_input=mean_action_input))
+    algo.train()
+    module = algo.learner_group._learner.module["red"].unwrapped()
+    batch = {k: torch.from_numpy(v) for k, v in algo._memories["red"].sample(64).items()}
+    assert not torch.equal(batch["mean_actions"], batch["next_mean_actions"])
+    expected = module.q_net(batch["obs"], batch[column])
+    torch.testing.assert_close(module.forward_train(batch)["q"], expected)
 
 
 def test_evaluation_is_greedy_and_plays_exactly_the_episodes_asked_for(build):

@@ -351,7 +351,6 @@ def test_numbers_that_are_words_become_numbers_where_numbers_belong():
         ({"config": {"neighborhood": {"choice": ["group", "grup"]}}}, "'grup'"),
         ({"config": {"tau": {"uniform": [0.5, 1.5]}}}, "tau is 1.5"),
         ({"config": {"env_config": {"map_sise": 3}}}, "(did you mean 'map_size'?)"),
-        ({"config": {"enable_rl_module_and_learner": False}}, "new API stack"),
         ({"stop": {"training_iteration": "soon"}}, "must be a number"),
         ({"stop": {"env_runners/kill/red": 1}}, "(did you mean 'env_runners/kills/red'?)"),
         ({"stop": {"episode_reward": 1}}, "never reports"),

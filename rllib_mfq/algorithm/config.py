@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
+from ray._common.deprecation import DEPRECATED_VALUE
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SPACES
@@ -14,7 +16,11 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
-from rllib_mfq.algorithm.validation import check_environment, check_settings
+from rllib_mfq.algorithm.validation import (
+    check_environment,
+    check_modules_to_train,
+    check_settings,
+)
 from rllib_mfq.mean_field.neighborhood import did_you_mean
 from rllib_mfq.mean_field.objective import schedule_value
 from rllib_mfq.population.adapters import GYM_GROUP
@@ -39,20 +45,51 @@ DEFAULTS: dict[str, Any] = {
 """MFQ's own settings. `MFQConfig.training` and `MFQConfig.evaluation` document them."""
 
 OLD_NAMES = {
+    "callbacks": "callbacks_class",
+    "create_env_on_driver": "create_env_on_local_worker",
+    "custom_eval_function": "custom_evaluation_function",
+    "framework": "framework_str",
+    "input": "input_",
+    "metrics_smoothing_episodes": "metrics_num_episodes_for_smoothing",
+    "min_iter_time_s": "min_time_s_per_iteration",
+    "model_config": "_model_config",
+    "num_cpus_for_driver": "num_cpus_for_main_process",
     "num_workers": "num_env_runners",
     "num_rollout_workers": "num_env_runners",
     "num_envs_per_worker": "num_envs_per_env_runner",
     "num_cpus_per_worker": "num_cpus_per_env_runner",
     "num_gpus_per_worker": "num_gpus_per_env_runner",
-    "train_batch_size": "train_batch_size_per_learner",
+    "timesteps_per_iteration": "min_sample_timesteps_per_iteration",
+    "train_batch_size": "_train_batch_size_per_learner",
+    "train_batch_size_per_learner": "_train_batch_size_per_learner",
     "evaluation_num_workers": "evaluation_num_env_runners",
 }
-"""Keys of older RLlib releases that mean just what the new one means."""
+"""Keys of config dicts, most of older RLlib releases, and the attribute each means."""
+
+MULTI_AGENT = ("policies", "policy_mapping_fn", "policies_to_train", "count_steps_by")
 
 
 def group_mapping(agent_id: Any, *args: Any, **kwargs: Any) -> str:
     """The default `policy_mapping_fn`: `red_12` to `red`."""
     return str(agent_id).rsplit("_", 1)[0]
+
+
+def acting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module must know to play, as entries of its `model_config`.
+
+    Args:
+        settings: a config's attributes, or the config dict of a policy.
+    """
+    groups, neighborhood = settings["groups"] or {}, settings["neighborhood"]
+    width = sum(int(spaces[1].n) for spaces in groups.values())
+    return {
+        "neighborhood": neighborhood,
+        "mean_action_iterations": settings["mean_action_iterations"],
+        "mean_action_input": settings["mean_action_input"],
+        "mean_action_dim": width if neighborhood == "all" else None,
+        "dueling": settings["dueling"],
+        "temperature": schedule_value(settings["temperature"], 0),
+    }
 
 
 class MFQConfig(AlgorithmConfig):
@@ -131,11 +168,10 @@ class MFQConfig(AlgorithmConfig):
             num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must
                 hold before it is learned from.
             **kwargs: RLlib's own: `lr`, `gamma`, `grad_clip`, `train_batch_size_per_learner`
-                (rows per module and update), ...
+                (rows per module and update; `train_batch_size` is its old name), ...
         """
         given = {k: v for k, v in locals().items() if k in DEFAULTS and v is not NotProvided}
-        if "train_batch_size" in kwargs:
-            kwargs["train_batch_size_per_learner"] = kwargs.pop("train_batch_size")
+        _check_keywords("training", kwargs)
         super().training(**kwargs)
         for name, value in given.items():
             setattr(self, name, value)
@@ -153,11 +189,44 @@ class MFQConfig(AlgorithmConfig):
                 side, and logs `win_rate/<name>`, a draw counting a half.
             **kwargs: RLlib's own.
         """
-        if isinstance(kwargs.get("evaluation_config"), dict):
-            kwargs["evaluation_config"] = {"explore": False, **kwargs["evaluation_config"]}
+        _check_keywords("evaluation", kwargs)
+        if kwargs.get("evaluation_config", {}) is None:
+            kwargs["evaluation_config"] = {}  # to RLlib None is not to be greedy
         super().evaluation(**kwargs)
         if evaluation_opponents is not NotProvided:
-            self.evaluation_opponents = dict(evaluation_opponents or {})
+            self.evaluation_opponents = evaluation_opponents or {}
+        return self
+
+    @override(AlgorithmConfig)
+    def multi_agent(self, *, policies: Any = NotProvided, **kwargs: Any) -> MFQConfig:
+        """As RLlib's; `policies` may be left out, see the class.
+
+        A set is sorted: its order changes from process to process, and the networks are drawn
+        in that order.
+        """
+        super().multi_agent(
+            policies=sorted(policies) if isinstance(policies, set) else policies, **kwargs
+        )
+        return self
+
+    @override(AlgorithmConfig)
+    def api_stack(self, *args: Any, **kwargs: Any) -> MFQConfig:
+        """Chooses RLlib's API stack: the new one (default), or with both arguments False the old.
+
+        Args:
+            *args: RLlib's own.
+            **kwargs: RLlib's own: `enable_rl_module_and_learner` and
+                `enable_env_runner_and_connector_v2`, which go together.
+        """
+        from rllib_mfq.algorithm.env_runner import MFQEnvRunner
+        from rllib_mfq.algorithm.rollout_worker import MFQRolloutWorker
+
+        # RLlib would warn that the old stack has no exploration: the temperature explores.
+        self._prior_exploration_config: dict[str, Any] | None = {}
+        super().api_stack(*args, **kwargs)
+        if self.env_runner_cls in (MFQEnvRunner, MFQRolloutWorker):
+            new = self.enable_rl_module_and_learner
+            self.env_runner_cls = MFQEnvRunner if new else MFQRolloutWorker
         return self
 
     @override(AlgorithmConfig)
@@ -165,24 +234,62 @@ class MFQConfig(AlgorithmConfig):
         """Takes a config dict, as from Tune or YAML; old RLlib names are understood.
 
         Raises:
-            ValueError: a key that does not exist, with the nearest one that does.
+            ValueError: a key that does not exist, with the nearest one that does; or one given
+                twice, under its old and its new name.
         """
-        legal = {*vars(self), *OLD_NAMES, "multiagent", "callbacks", "framework", "model_config"}
-        legal |= {"create_env_on_driver", "input", "lambda", "num_cpus_for_driver", "class"}
-        legal |= {"train_batch_size_per_learner", "_enable_new_api_stack"}
-        config = {}
-        for key, value in config_dict.items():
-            if key.startswith("__"):  # Tune's own
+        deprecated = {k for k, v in vars(self).items() if type(v) is int and v == DEPRECATED_VALUE}
+        deprecated -= {"simple_optimizer"}  # RLlib itself sets it
+        legal = {"multiagent", *OLD_NAMES, *vars(self)} - (deprecated - set(OLD_NAMES))
+        config: dict[str, Any] = {}
+        given: dict[str, str] = {}
+        for name, value in config_dict.items():
+            text = str(name)
+            if text.startswith("__") and text.endswith("__"):  # Tune's own
                 continue
-            if key not in legal:
-                names = [name for name in legal if not name.startswith("_")]
-                raise ValueError(f"MFQ has no config key {key!r}{did_you_mean(key, names)}.")
-            if key == "model_config":
-                self.rl_module(model_config=value)
-            else:
-                config[OLD_NAMES.get(key, key)] = value
+            if text == "class" and value is type(self):  # a state's, which RLlib reads so
+                continue
+            if name in deprecated and value == DEPRECATED_VALUE:  # so `to_dict` says unset
+                continue
+            if name not in legal:
+                names = [key for key in legal if not key.startswith("_")]
+                raise ValueError(f"MFQ has no config key {name!r}{did_you_mean(text, names)}.")
+            key = OLD_NAMES.get(text, text)
+            if key in config and config[key] != value:
+                raise ValueError(
+                    f"{given[key]} is {config[key]!r} and {text} is {value!r}, but they mean the "
+                    "same; give one of them."
+                )
+            config[key], given[key] = value, text
+        for key in ("env_config", "multiagent"):
+            if not isinstance(config.get(key, {}), Mapping):
+                raise ValueError(f"{key} is {config[key]!r}; it must be a dict.")
+        groups = config.pop("multiagent", {})
+        for key in groups:
+            if key not in MULTI_AGENT:
+                raise ValueError(
+                    f"multiagent has no key {key!r}{did_you_mean(str(key), MULTI_AGENT)}; legal "
+                    f"are {', '.join(MULTI_AGENT)}."
+                )
+        self.multi_agent(**groups, **{k: config.pop(k) for k in MULTI_AGENT if k in config})
         super().update_from_dict(config)
         return self
+
+    @override(AlgorithmConfig)
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, such that `update_from_dict` and `MFQ(config=...)` understand them."""
+        config: dict[str, Any] = super().to_dict()
+        config.pop("class", None)  # of an algorithm's config; makes RLlib read it as another kind
+        return config
+
+    @property
+    def train_batch_size(self) -> int:
+        """The old name of `train_batch_size_per_learner`."""
+        size: int = self._train_batch_size_per_learner
+        return size
+
+    @train_batch_size.setter
+    def train_batch_size(self, value: int) -> None:
+        self._train_batch_size_per_learner = value
 
     @override(AlgorithmConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:
@@ -199,15 +306,7 @@ class MFQConfig(AlgorithmConfig):
     @property
     @override(AlgorithmConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        sizes = {name: int(g.action_space.n) for name, g in (self.groups or {}).items()}
-        return super()._model_config_auto_includes | {
-            "neighborhood": self.neighborhood,
-            "mean_action_iterations": self.mean_action_iterations,
-            "mean_action_input": self.mean_action_input,
-            "mean_action_dim": sum(sizes.values()) if self.neighborhood == "all" else None,
-            "dueling": self.dueling,
-            "temperature": schedule_value(self.temperature, 0),
-        }
+        return super()._model_config_auto_includes | acting(vars(self))
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
@@ -219,11 +318,18 @@ class MFQConfig(AlgorithmConfig):
         check_settings(self, DEFAULTS)
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # nothing to warn about
         super().validate()
+        evaluation = self.get_evaluation_config_object()
+        if evaluation is not None:
+            check_settings(evaluation, DEFAULTS)
 
     @override(AlgorithmConfig)
     def _validate_multi_agent_settings(self) -> None:
         if not self.policies_follow_groups:  # else `resolve_groups` checks
-            super()._validate_multi_agent_settings()
+            check_modules_to_train(self)
+
+    @override(AlgorithmConfig)
+    def _value_error(self, errmsg: str) -> None:
+        raise ValueError(" ".join(errmsg.split()))  # RLlib adds how to switch its checks off
 
     @property
     def policies_follow_groups(self) -> bool:
@@ -250,8 +356,7 @@ class MFQConfig(AlgorithmConfig):
         finally:
             getattr(population, "close", lambda: None)()
         if self.policies_follow_groups and set(groups) != {GYM_GROUP}:
-            self.multi_agent(policies=set(groups))
-            super()._validate_multi_agent_settings()
+            self.multi_agent(policies=sorted(groups))  # as RLlib's old stack orders them
         self.groups = groups
         check_environment(self, first)
 
@@ -271,3 +376,15 @@ class MFQConfig(AlgorithmConfig):
         )
         spaces: dict[str, Any] = {INPUT_ENV_SPACES: whole}
         return spaces | {m: tuple(groups[g]) for g, m in self.modules_of_groups().items()}
+
+
+def _check_keywords(method: str, keywords: Mapping[str, Any]) -> None:
+    """Raises Python's error for an unknown keyword, with the nearest one that exists."""
+    legal = [
+        name
+        for cls in (MFQConfig, AlgorithmConfig)
+        for name in inspect.signature(getattr(cls, method)).parameters
+    ]
+    for name in keywords:
+        if name not in legal:
+            raise TypeError(f"{method}() has no argument {name!r}{did_you_mean(name, legal)}.")

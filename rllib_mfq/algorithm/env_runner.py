@@ -1,93 +1,29 @@
-"""The EnvRunner: RLlib's interface around the sampler."""
+"""The EnvRunner: RLlib's new-stack interface around the sampler."""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
-import ray
-import torch
-from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE
-from ray.rllib.env.env_context import EnvContext
-from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME, EnvRunner
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
-from ray.rllib.utils.metrics import (
-    NUM_AGENT_STEPS_SAMPLED,
-    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-    NUM_EPISODES_LIFETIME,
-    NUM_MODULE_STEPS_SAMPLED,
-    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
-    SAMPLE_TIMER,
-    WEIGHTS_SEQ_NO,
-)
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.typing import StateDict
 
-from rllib_mfq.algorithm.episodes import episode_figures, match_figures
-from rllib_mfq.algorithm.opponents import Opponent, load_opponent, random_actions
-from rllib_mfq.population.adapters import as_population
-from rllib_mfq.population.fragment import Episode, Fragment
-from rllib_mfq.population.player import Player
-from rllib_mfq.population.population import Array, Population
-from rllib_mfq.population.sampler import Sampler
+from rllib_mfq.algorithm.population_runner import FragmentBatch, PopulationRunner
 
 
-class FragmentBatch(MultiAgentBatch):
-    """What `sample()` returns: the columns of every module, and the episodes that ended.
-
-    The columns are views of memory that the runner's next `sample()` overwrites.
-    """
-
-    def __init__(self, fragment: Fragment, weights_seq_no: int) -> None:
-        batches = {name: SampleBatch(columns) for name, columns in fragment.columns.items()}
-        super().__init__(batches, fragment.env_steps)
-        self.steps_of_groups = fragment.agent_steps
-        self.episodes = fragment.episodes
-        self.weights_seq_no = weights_seq_no
-
-    @override(MultiAgentBatch)
-    def agent_steps(self) -> int:
-        """The rows with `loss_mask`."""
-        return sum(self.steps_of_groups.values())
-
-
-class MFQEnvRunner(EnvRunner, Checkpointable):
+class MFQEnvRunner(PopulationRunner, EnvRunner, Checkpointable):
     """Steps `num_envs_per_env_runner` populations and returns what happens as columns."""
 
-    def __init__(self, *, config: Any, **kwargs: Any) -> None:
-        super().__init__(config=config, **kwargs)
+    def __init__(self, *, config: Any, env_creator: Any, **kwargs: Any) -> None:
+        EnvRunner.__init__(self, config=config, **kwargs)
         self.worker_index: int = kwargs.get("worker_index") or 0
-        self._env_creator = kwargs["env_creator"]
-        self._callbacks = [make() for make in force_list(self.config.callbacks_class)]
-        self._weights_seq_no = 0
-        self._sampler: Sampler | None = None
-        self._matches_played = 0
-        self._explore = bool(self.config.explore)
-        self._random_actions = False
-        self._generator = torch.Generator()
-        if self._seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(self._seed)
+        self._env_creator = env_creator
         self.config.resolve_groups(lambda: self._make_population(0))
-        self.groups = self.config.groups
-        self.modules = self.config.modules_of_groups()
-        self.make_module()
-        self.num_envs = 0
-        remote = self.worker_index > 0
-        if remote or self.config.num_env_runners == 0 or self.config.create_env_on_local_worker:
-            self.make_env()
+        self._begin(env_creator, [make() for make in force_list(self.config.callbacks_class)])
 
     @override(EnvRunner)
     def make_module(self) -> None:
@@ -96,36 +32,8 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def make_env(self) -> None:
-        self.stop()
-        self.num_envs = self.config.num_envs_per_env_runner
-        watched = any(
-            type(callback).on_episode_step is not RLlibCallback.on_episode_step
-            for callback in self._callbacks
-        )
-        self._watch_steps = watched or self.config.callbacks_on_episode_step is not None
-        self._sampler = Sampler(
-            self._make_population,
-            self.num_envs,
-            self._learners(),
-            self._seed,
-            self.config.restart_failed_sub_environments,
-            self._on_event,
-        )
-        self._opponents: dict[str, Opponent] = {
-            name: load_opponent(name, spec, self.groups)
-            for name, spec in self.config.evaluation_opponents.items()
-            if self.config.in_evaluation
-        }
-        self.env = self._sampler.populations[0]
+        super().make_env()
         self._fire("on_environment_created", env=self.env, env_context=self._context(0))
-
-    @override(EnvRunner)
-    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
-        return self.config.spaces_of_modules()
-
-    @override(EnvRunner)
-    def assert_healthy(self) -> None:
-        assert self._sampler is not None
 
     @override(EnvRunner)
     def sample(
@@ -158,31 +66,7 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
             ValueError: this runner has no environment.
             PopulationError: the environment gave something that nothing can be learned from.
         """
-        if self._sampler is None:
-            raise ValueError(
-                "this env runner has no environment; set evaluation_interval or "
-                "create_env_on_local_worker=True to sample locally when num_env_runners > 0."
-            )
-        self._explore = bool(self.config.explore if explore is None else explore)
-        self._random_actions = random_actions
-        evaluating = self.config.in_evaluation
-        with self.metrics.log_time(SAMPLE_TIMER):
-            if self._opponents:
-                fragment = self._play_matches(num_episodes or self.num_envs)
-            elif num_episodes is not None:
-                fragment = self._sampler.sample(num_episodes=num_episodes, keep=not evaluating)
-            else:
-                length = self.config.get_rollout_fragment_length(self.worker_index)
-                steps = num_timesteps or length * self.num_envs
-                fragment = self._sampler.sample(
-                    num_steps=math.ceil(steps / self.num_envs),
-                    fresh=force_reset,
-                    keep=not evaluating,
-                )
-        if evaluating and not self._opponents:
-            self._log_figures(episode_figures(e, self.modules) for e in fragment.episodes)
-        self._log_counters(fragment)
-        samples = [FragmentBatch(fragment, self._weights_seq_no)]
+        samples = [self._play(num_timesteps, num_episodes, explore, random_actions, force_reset)]
         self._fire("on_sample_end", samples=samples)
         return samples
 
@@ -194,10 +78,7 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> StateDict:
-        state: StateDict = {
-            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime,
-            "generator": self._generator.get_state().numpy(),
-        }
+        state = self._progress()
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
             state[COMPONENT_RL_MODULE] = self.module.get_state(
                 components=self._get_subcomponents(COMPONENT_RL_MODULE, components),
@@ -208,143 +89,9 @@ class MFQEnvRunner(EnvRunner, Checkpointable):
         return state
 
     @override(Checkpointable)
-    def set_state(self, state: StateDict) -> None:
-        if COMPONENT_RL_MODULE in state:
-            weights = state[COMPONENT_RL_MODULE]
-            number = state.get(WEIGHTS_SEQ_NO, 0)
-            # Another number, not only a greater one: older weights may be restored.
-            if number == 0 or number != self._weights_seq_no:
-                self.module.set_state(
-                    ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
-                )
-                self._weights_seq_no = number
-        if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
-            self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
-        # The draws of one runner, not of all: a state that goes to several has no generator.
-        if "generator" in state and self.worker_index == 0:
-            self._generator.set_state(torch.from_numpy(np.array(state["generator"])))
-
-    @override(Checkpointable)
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {"config": self.config, "env_creator": self._env_creator}
 
     @override(Checkpointable)
     def get_checkpointable_components(self) -> list[tuple[str, Checkpointable]]:
         return [(COMPONENT_RL_MODULE, self.module)]
-
-    @override(EnvRunner)
-    def stop(self) -> None:
-        if self._sampler is not None:
-            self._sampler.close()
-
-    def _context(self, index: int) -> EnvContext:
-        return EnvContext(
-            self.config.env_config,
-            worker_index=self.worker_index,
-            vector_index=index,
-            num_workers=self.num_workers,
-        )
-
-    def _make_population(self, index: int) -> Population:
-        return as_population(self._env_creator(self._context(index)))
-
-    def _learners(self) -> dict[str, Player]:
-        """Every group played by its module."""
-        players = {}
-        for group, module_id in self.modules.items():
-            module = self.module[module_id].unwrapped()
-            players[group] = Player(
-                module_id,
-                functools.partial(self._act, module_id),
-                module.neighborhood,
-                module.mean_action_iterations,
-            )
-        return players
-
-    def _act(
-        self, module_id: str, obs: Array, mean_actions: Array, action_mask: Array | None
-    ) -> Array:
-        module = self.module[module_id].unwrapped()
-        if self._random_actions:
-            mask = (
-                np.ones((len(obs), module.action_space.n), bool)
-                if action_mask is None
-                else action_mask
-            )
-            return random_actions(mask, self._generator)
-        chosen: Array = module.act(
-            obs, mean_actions, action_mask, explore=self._explore, generator=self._generator
-        )
-        return chosen
-
-    def _play_matches(self, num_matches: int) -> Fragment:
-        """Plays every opponent on both sides; equally often if `num_matches` is even."""
-        assert self._sampler is not None
-        played = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
-        for name, opponent in self._opponents.items():
-            for side, mine in enumerate(self.groups):
-                # An odd number favours one side; the next evaluation favours the other.
-                share = (num_matches + (side + self._matches_played) % 2) // 2
-                if not share:
-                    continue
-                rivals = opponent.players(self._generator)
-                self._sampler.assign(rivals | {mine: self._learners()[mine]})
-                part = self._sampler.sample(num_episodes=share, keep=False)
-                for episode in part.episodes:
-                    episode.custom_data["mine"] = mine
-                self._log_figures(match_figures(e, mine, name) for e in part.episodes)
-                played.env_steps += part.env_steps
-                played.episodes += part.episodes
-                played.failures += part.failures
-                for group, steps in part.agent_steps.items():
-                    played.agent_steps[group] += steps
-        self._matches_played += num_matches
-        self._sampler.assign(self._learners())
-        return played
-
-    def _log_figures(self, figures: Iterable[Mapping[tuple[str, ...], float]]) -> None:
-        for episode in figures:
-            for key, value in episode.items():
-                self.metrics.log_value(key, value, reduce=_reduction(key[0]), window=10_000)
-
-    def _log_counters(self, fragment: Fragment) -> None:
-        log = self.metrics.log_value
-        steps = fragment.env_steps
-        self.num_env_steps_sampled_lifetime += steps
-        log(NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")
-        log(NUM_ENV_STEPS_SAMPLED_LIFETIME, steps, reduce="lifetime_sum", with_throughput=True)
-        per_module = dict.fromkeys(self.modules.values(), 0)
-        for group, rows in fragment.agent_steps.items():
-            per_module[self.modules[group]] += rows
-            log((NUM_AGENT_STEPS_SAMPLED, group), rows, reduce="sum")
-            log((NUM_AGENT_STEPS_SAMPLED_LIFETIME, group), rows, reduce="lifetime_sum")
-        for module_id, rows in per_module.items():
-            log((NUM_MODULE_STEPS_SAMPLED, module_id), rows, reduce="sum")
-            log((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module_id), rows, reduce="lifetime_sum")
-        log(NUM_EPISODES, len(fragment.episodes), reduce="sum")
-        log(NUM_EPISODES_LIFETIME, len(fragment.episodes), reduce="lifetime_sum")
-        log(NUM_ENV_STEP_FAILURES_LIFETIME, fragment.failures, reduce="lifetime_sum")
-        log(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="max")
-
-    def _on_event(self, event: str, episode: Episode) -> None:
-        if event != "step" or self._watch_steps:
-            assert self._sampler is not None
-            self._fire(
-                f"on_episode_{event}",
-                episode=episode,
-                env=self._sampler.populations[episode.env_index],
-                env_index=episode.env_index,
-                rl_module=self.module,
-            )
-
-    def _fire(self, name: str, **kwargs: Any) -> None:
-        make_callback(
-            name,
-            callbacks_objects=self._callbacks,
-            callbacks_functions=getattr(self.config, f"callbacks_{name}"),
-            kwargs={"env_runner": self, "metrics_logger": self.metrics, **kwargs},
-        )
-
-
-def _reduction(name: str) -> str:
-    return "min" if name.endswith("_min") else "max" if name.endswith("_max") else "mean"

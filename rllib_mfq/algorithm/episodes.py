@@ -65,8 +65,9 @@ def match_figures(episode: Episode, mine: str, opponent: str) -> Figures:
         opponent: name of the opponent.
 
     Returns:
-        As `episode_figures`; returns are the learner's side's. `win_rate` counts a draw as a
-        half; `eliminated` is 1 if none of the opponent's agents survived.
+        As `episode_figures`; returns are the learner's side's, under `opponents` by the group
+        it played. `win_rate` counts a draw as a half; `eliminated` is 1 if none of the
+        opponent's agents survived.
     """
     (theirs,) = (group for group in episode.returns if group != mine)
     value, length = episode.returns[mine], float(episode.length)
@@ -78,7 +79,7 @@ def match_figures(episode: Episode, mine: str, opponent: str) -> Figures:
         (EPISODE_LEN_MIN,): length,
         (EPISODE_LEN_MAX,): length,
         (WIN_RATE, opponent): episode.shares()[mine],
-        (OPPONENTS, opponent, "return_mean"): value,
+        (OPPONENTS, opponent, GROUP_RETURNS_MEAN, mine): value,
     }
     for name, per_group in episode.result.items():
         figures[OPPONENTS, opponent, name] = per_group[mine]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
-from ray.rllib.core.learner.utils import update_target_network
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_AGENT_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
+from torch import Tensor
 
 from rllib_mfq.algorithm.rl_module import (
     ACTION_MASK,
@@ -20,6 +22,7 @@ from rllib_mfq.algorithm.rl_module import (
     NEXT_MEAN_ACTIONS,
     MFQTorchRLModule,
 )
+from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, next_value, schedule_value
 
 NUM_UPDATES = "num_updates"
@@ -57,50 +60,33 @@ class MFQTorchLearner(TorchLearner):
     @override(TorchLearner)
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: Any, fwd_out: dict[str, Any]
-    ) -> torch.Tensor:
-        module: MFQTorchRLModule = self.module[module_id].unwrapped()
-        after = {Columns.OBS: batch["new_obs"], MEAN_ACTIONS: batch[NEXT_MEAN_ACTIONS]}
-        with torch.no_grad():
-            value = next_value(
-                config.target,
-                module.forward_target(after)["q"],
-                module.temperature,
-                module.q(after) if config.target == "double_q" else None,
-                batch.get(f"new_{ACTION_MASK}"),
-            )
-        q = fwd_out["q"]
-        loss, td_error = mfq_loss(
-            q,
-            batch[Columns.ACTIONS],
-            batch[Columns.REWARDS],
-            batch[Columns.TERMINATEDS],
-            value,
-            config.gamma,
-        )
-        self.metrics.log_dict(
-            {
-                "qf_mean": q.detach().mean(),
-                "qf_loss": loss.detach(),
-                "td_error_mean": td_error.mean(),
-                "target_value_mean": value.mean(),
-                "temperature": module.temperature.clone(),
-            },
-            key=module_id,
-            window=1,
-        )
+    ) -> Tensor:
+        module = self.module[module_id].unwrapped()
+        loss, figures = module_loss(module, batch, fwd_out["q"], config.target, config.gamma)
+        self.metrics.log_dict(figures, key=module_id, window=1)
         return loss
+
+    @override(Learner)
+    def _create_iterator_if_necessary(
+        self, *, minibatch_size: int | None = None, **kwargs: Any
+    ) -> Iterator[MultiAgentBatch]:
+        # RLlib's iterator copies every minibatch; slices of a batch drawn at random need not be.
+        for batch in super()._create_iterator_if_necessary(**kwargs):
+            modules = batch.policy_batches
+            size = minibatch_size or max(map(len, modules.values()))
+            for start in range(0, max(map(len, modules.values())), size):
+                parts = {name: part[start : start + size] for name, part in modules.items()}
+                yield MultiAgentBatch(parts, size)
 
     @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
         super().apply_gradients(gradients_dict)
         self._updates += 1
         for module_id in self.module.keys():
-            config = self.config.get_config_for_module(module_id)
-            if self.should_module_be_updated(module_id) and (
-                self._updates % config.target_network_update_freq == 0
-            ):
-                for main, target in self.module[module_id].unwrapped().get_target_network_pairs():
-                    update_target_network(main_net=main, target_net=target, tau=config.tau)
+            if self.should_module_be_updated(module_id):
+                config = self.config.get_config_for_module(module_id)
+                module = self.module[module_id].unwrapped()
+                move_target(module, self._updates, config.target_network_update_freq, config.tau)
 
     @override(Learner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -116,3 +102,51 @@ class MFQTorchLearner(TorchLearner):
         # RLlib would let each of their optimizers write into it.
         super().set_state(copy.deepcopy(state))
         self._updates = state.get(NUM_UPDATES, self._updates)
+
+
+def module_loss(
+    module: MFQTorchRLModule, batch: Mapping[str, Any], q: Tensor, target: str, gamma: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one module on one batch, on either API stack.
+
+    Args:
+        module: has a target network.
+        batch: the memory's columns, `[B, ...]` tensors.
+        q: `[B, A]`, the module's `forward_train` on the batch.
+        target: the config's `target`.
+        gamma: discount.
+
+    Returns:
+        The loss, `[]`, and the figures to report with it, each `[]` and detached.
+    """
+    after = {Columns.OBS: batch["new_obs"], MEAN_ACTIONS: batch[NEXT_MEAN_ACTIONS]}
+    with torch.no_grad():
+        value = next_value(
+            target,
+            module.forward_target(after)["q"],
+            module.temperature,
+            module.q(after) if target == "double_q" else None,
+            batch.get(f"new_{ACTION_MASK}"),
+        )
+    loss, td_error = mfq_loss(
+        q,
+        batch[Columns.ACTIONS],
+        batch[Columns.REWARDS],
+        batch[Columns.TERMINATEDS].bool(),
+        value,
+        gamma,
+    )
+    return loss, {
+        "qf_mean": q.detach().mean(),
+        "qf_loss": loss.detach(),
+        "td_error_mean": td_error.mean(),
+        "target_value_mean": value.mean(),
+        "temperature": module.temperature.clone(),
+    }
+
+
+def move_target(module: MFQTorchRLModule, updates: int, every: int, tau: float) -> None:
+    """Moves the target network towards the network, if the number of updates says so."""
+    if updates % every == 0:
+        for main, target in module.get_target_network_pairs():
+            soft_update(target, main, tau)

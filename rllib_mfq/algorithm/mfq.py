@@ -12,9 +12,13 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.error import EnvError
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -29,8 +33,11 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.typing import StateDict
 
 from rllib_mfq.algorithm.config import MFQConfig
-from rllib_mfq.algorithm.env_runner import FragmentBatch, MFQEnvRunner
 from rllib_mfq.algorithm.episodes import Figures, episode_figures
+from rllib_mfq.algorithm.opponents import MODULES_IN_CHECKPOINT, find_modules, load_opponent
+from rllib_mfq.algorithm.population_runner import FragmentBatch
+from rllib_mfq.algorithm.rollout_worker import OldStackAlgorithm
+from rllib_mfq.algorithm.validation import check_env
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.population import PopulationError
 from rllib_mfq.population.replay import ReplayMemory
@@ -40,7 +47,7 @@ REPLAY = "replay"
 PROGRESS = "mfq_progress"
 
 
-class MFQ(Algorithm):
+class MFQ(OldStackAlgorithm):
     """Mean field Q-learning (Yang et al., ICML 2018, "Algorithm 1").
 
     A training step takes one fragment from every env runner, adds it to the memory of each
@@ -56,7 +63,11 @@ class MFQ(Algorithm):
     @override(Algorithm)
     def setup(self, config: MFQConfig) -> None:
         open_config: MFQConfig = config.copy(copy_frozen=False)
+        open_config.groups = None  # it may have been used before, with another environment
         open_config.resolve_groups(self._probe)
+        _try_networks(open_config)
+        for name, spec in open_config.evaluation_opponents.items():
+            load_opponent(name, spec, open_config.groups or {})
         open_config.freeze()
         self.config = open_config
         self._modules = open_config.modules_of_groups()
@@ -95,11 +106,16 @@ class MFQ(Algorithm):
     @override(Algorithm)
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         results: dict[str, Any] = super().evaluate(*args, **kwargs)
+        group = self.eval_env_runner_group
+        if group is not None and group.num_remote_env_runners():
+            for error in group.foreach_env_runner(lambda r: r.error, local_env_runner=False):
+                if error is not None:
+                    raise error
         self._fresh.add(EVALUATION_RESULTS)
         return results
 
     @override(Algorithm)
-    def training_step(self) -> None:
+    def training_step(self) -> dict[str, Any] | None:
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             started = time.perf_counter()
             batches = self._collect()
@@ -113,10 +129,25 @@ class MFQ(Algorithm):
                 self._learn(updates)
             self.env_runner_group.local_env_runner.set_state(self._weights())
         self._log(rows, updates, time.perf_counter() - started)
+        # RLlib wants results from its old stack, and none from the new one.
+        return self._count(batches, updates, len(self._memories)) if self.on_old_stack else None
+
+    @staticmethod
+    @override(Algorithm)
+    def _get_env_id_and_creator(env_specifier: Any, config: Any) -> Any:
+        check_env(env_specifier)
+        return Algorithm._get_env_id_and_creator(env_specifier, config)
 
     def _probe(self) -> Any:
         """One population, to learn the groups from."""
-        return as_population(self.env_creator(EnvContext(self.config.env_config, worker_index=0)))
+        try:
+            env = self.env_creator(EnvContext(self.config.env_config, worker_index=0))
+        except EnvError:
+            raise ValueError(
+                f"env is {self.config.env!r}, which Tune has not registered and which is not the "
+                "path of a class."
+            ) from None
+        return as_population(env)
 
     def _is_trained(self, module_id: str) -> bool:
         to_train = self.config.policies_to_train
@@ -140,7 +171,7 @@ class MFQ(Algorithm):
             if isinstance(result, PopulationError):
                 raise result
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        batches = [batch for samples, _ in results for batch in samples]
+        batches = [batch for samples, _ in results for batch in force_list(samples)]
         # A fragment is requested before the update that the last one pays for, so its weights
         # are at most one round of updates old.
         for batch in batches:
@@ -225,35 +256,82 @@ class MFQ(Algorithm):
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> StateDict:
         state: StateDict = super().get_state(components, not_components=not_components, **kwargs)
-        if components is None:
-            state[PROGRESS] = {
-                "agent_steps": self._agent_steps,
-                "owed": self._owed,
-                "rounds": self._rounds,
-                "episodes": list(self._episodes),
-            }
-            if self.config.store_replay_in_checkpoints:
-                state[REPLAY] = {m: memory.get_state() for m, memory in self._memories.items()}
-        return state
+        return state | (self._progress() if components is None else {})
 
     @override(Algorithm)
     def set_state(self, state: StateDict) -> None:
+        self._set_memories(state)  # first, for it may raise
         super().set_state(state)
+        self._set_progress(state)
+
+    def _progress(self) -> StateDict:
+        """What MFQ adds to the state, on both API stacks."""
+        progress = {
+            "agent_steps": self._agent_steps,
+            "owed": self._owed,
+            "rounds": self._rounds,
+            "episodes": list(self._episodes),
+        }
+        if not self.config.store_replay_in_checkpoints:
+            return {PROGRESS: progress}
+        memories = {m: memory.get_state() for m, memory in self._memories.items()}
+        return {PROGRESS: progress, REPLAY: memories}
+
+    def _set_memories(self, state: StateDict) -> None:
+        for module_id, memory in state.get(REPLAY, {}).items():
+            if module_id in self._memories:  # not if it has been frozen since
+                self._memories[module_id].set_state(memory)
+
+    def _set_progress(self, state: StateDict) -> None:
         if PROGRESS in state:
             progress: Mapping[str, Any] = state[PROGRESS]
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
             self._rounds = progress["rounds"]
             self._episodes = deque(progress["episodes"], maxlen=self._episodes.maxlen)
-        for module_id, memory in state.get(REPLAY, {}).items():
-            self._memories[module_id].set_state(memory)
 
     @override(Algorithm)
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        # What is under way belongs to the run as it was before.
+        if not kwargs and "://" not in str(path):  # a whole one in a folder of this machine
+            self._check_checkpoint(path)  # before anything is changed
+        self._drop_requests()
+        super().restore_from_path(path, *args, **kwargs)
+
+    def _drop_requests(self) -> None:
+        """Waits for the fragments under way: they belong to the run before it is restored."""
         self.env_runner_group.fetch_ready_async_reqs(
             tags=SAMPLE, timeout_seconds=self.config.sample_timeout_s
         )
-        super().restore_from_path(path, *args, **kwargs)
+
+    def _check_checkpoint(self, path: str | Path) -> None:
+        """Raises a ValueError unless a checkpoint's modules are this algorithm's."""
+        if not (Path(path) / MODULES_IN_CHECKPOINT).is_dir():
+            raise ValueError(f"{str(path)!r} is not the folder of an algorithm's checkpoint.")
+        found, mine = find_modules(path), self.env_runner.module
+        if set(found) != set(mine.keys()):
+            raise ValueError(
+                f"checkpoint {str(path)!r} has the modules {sorted(found)}; this algorithm has "
+                f"{sorted(mine.keys())}."
+            )
+        for module_id, folder in sorted(found.items()):
+            state = RLModule.from_checkpoint(folder).get_state()
+            try:
+                mine[module_id].unwrapped().check_state(state)
+            except ValueError as error:
+                raise ValueError(f"checkpoint {str(path)!r}, {module_id!r}: {error}") from None
+
+
+def _try_networks(config: MFQConfig) -> None:
+    """Makes and uses every network once; an error in an env runner would only restart it."""
+    spaces = config.spaces_of_modules()
+    try:
+        with torch.random.fork_rng(devices=[]):  # the run's own networks are drawn as ever
+            modules = config.get_multi_rl_module_spec(spaces=spaces, inference_only=True).build()
+        for module_id, module in modules.items():
+            module.q({Columns.OBS: torch.zeros(1, *(spaces[module_id][0].shape or ()))})
+    except Exception as error:
+        raise ValueError(
+            f"model_config is {config._model_config!r}, of which no network can be made: {error}"
+        ) from error
 
 
 def _with_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -268,7 +346,7 @@ def _with_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _sample(runner: MFQEnvRunner, state: dict[str, Any] | None = None) -> Any:
+def _sample(runner: Any, state: dict[str, Any] | None = None) -> Any:
     """One fragment and the metrics; an error in the environment's values as a value."""
     if state is not None:
         runner.set_state(state)
@@ -276,4 +354,4 @@ def _sample(runner: MFQEnvRunner, state: dict[str, Any] | None = None) -> Any:
         samples = runner.sample()
     except PopulationError as error:
         return error  # raised here, it would only restart the runner
-    return samples, runner.get_metrics()
+    return samples, runner.metrics.reduce()

@@ -91,11 +91,7 @@ def load_opponent(name: str, spec: str, groups: Mapping[str, Group]) -> Opponent
     """
     if spec == RANDOM:
         return RandomOpponent(groups)
-    path = Path(spec).expanduser().resolve()
-    folder = path / MODULES_IN_CHECKPOINT if (path / MODULES_IN_CHECKPOINT).is_dir() else path
-    found = {p.name: p for p in folder.glob("*/") if (p / "module_state.pkl").exists()}
-    if not found and (folder / "module_state.pkl").exists():
-        found = {folder.name: folder}
+    found = find_modules(spec)
     if not found:
         raise ValueError(
             f"opponent {name!r} is {spec!r}, which is neither 'random' nor the folder of a "
@@ -119,6 +115,17 @@ def load_opponent(name: str, spec: str, groups: Mapping[str, Group]) -> Opponent
             )
         modules[group] = module.eval()
     return CheckpointOpponent(modules)
+
+
+def find_modules(checkpoint: str | Path) -> dict[str, Path]:
+    """The folders of the modules in a checkpoint: of an algorithm, its modules, or one of them."""
+    path = Path(checkpoint).expanduser().resolve()
+    folder = path / MODULES_IN_CHECKPOINT if (path / MODULES_IN_CHECKPOINT).is_dir() else path
+    for candidates in ([*folder.glob("*/")], [folder]):  # the folder of all has a state, too
+        found = {p.name: p for p in candidates if any(p.glob("module_state.*"))}
+        if found:
+            return found
+    return {}
 
 
 def random_actions(legal: Array, generator: torch.Generator) -> Array:

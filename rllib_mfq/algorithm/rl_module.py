@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.utils import make_target_network
@@ -15,6 +16,8 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.typing import StateDict
+from ray.util.debug import log_once
 from torch import Tensor, nn
 
 from rllib_mfq.mean_field.neighborhood import Neighborhood, did_you_mean
@@ -25,6 +28,8 @@ from rllib_mfq.population.population import Array
 MEAN_ACTIONS = "mean_actions"
 NEXT_MEAN_ACTIONS = "next_mean_actions"
 ACTION_MASK = "action_mask"
+
+log_once("RLModule(config=[RLModuleConfig object])")  # what RLlib's own constructor warns of
 
 ACTING: dict[str, Any] = {
     "neighborhood": "group",
@@ -78,6 +83,25 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             acting["dueling"],
         )
         self.register_buffer("temperature", torch.tensor(float(acting["temperature"])))
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raises a ValueError if a state is of another network than this module's."""
+        mine, theirs = (
+            {n: tuple(np.shape(x)) for n, x in tensors.items() if not n.startswith("_target")}
+            for tensors in (self.state_dict(), state)
+        )
+        for name in sorted({*mine, *theirs}):
+            if mine.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"the state is of another network: {name} has shape "
+                    f"{theirs.get(name, 'none')} there and {mine.get(name, 'none')} here; use the "
+                    "same environment, model_config, dueling and neighborhood."
+                )
+
+    @override(TorchRLModule)
+    def set_state(self, state: StateDict) -> None:
+        self.check_state(state)  # RLlib loads what fits and leaves the rest
+        super().set_state(state)
 
     def q(self, batch: Mapping[str, Any]) -> Tensor:
         """Action values.
@@ -171,14 +195,21 @@ def check_model_config(model_config: Any) -> dict[str, Any]:
     Raises:
         ValueError: an unknown key, or one that has no meaning here.
     """
-    if dataclasses.is_dataclass(model_config) and not isinstance(model_config, type):
+    if isinstance(model_config, DefaultModelConfig):
         model_config = dataclasses.asdict(model_config)
+    if not isinstance(model_config, Mapping):
+        raise ValueError(f"model_config is {model_config!r}; it must be a dict.")
     legal = {field.name for field in dataclasses.fields(DefaultModelConfig)} | set(ACTING)
-    for key in model_config:
+    default = DefaultModelConfig()
+    for key, value in model_config.items():
         if key not in legal:
-            raise ValueError(f"model_config has no key {key!r}{did_you_mean(key, legal)}.")
-    if model_config.get("use_lstm"):
-        raise ValueError("model_config use_lstm is True; MFQ learns from single steps: use False.")
+            raise ValueError(f"model_config has no key {key!r}{did_you_mean(str(key), legal)}.")
+        encoder = key in ACTING or key.startswith(("fcnet_", "conv_"))
+        if not encoder and value != getattr(default, key):
+            raise ValueError(
+                f"model_config has {key!r}, which has no effect on MFQ; it learns from single "
+                "steps, and of RLlib's networks it uses the encoder: set fcnet_... or conv_..."
+            )
     return dict(model_config)
 
 

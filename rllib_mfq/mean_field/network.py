@@ -58,3 +58,20 @@ class MeanFieldQNetwork(nn.Module):
             return advantage
         value: Tensor = self.value(joint)
         return value + advantage - advantage.mean(-1, keepdim=True)
+
+
+def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """Moves the target network towards the online network, in place ("Algorithm 1").
+
+        target <- tau * online + (1 - tau) * target
+
+    Args:
+        target: the network that moves.
+        online: a network of the same shape.
+        tau: in `(0, 1]`; 1 copies.
+    """
+    with torch.no_grad():
+        for old, new in zip(target.parameters(), online.parameters(), strict=True):
+            old.lerp_(new, tau)
+        for kept, current in zip(target.buffers(), online.buffers(), strict=True):
+            kept.copy_(current)

@@ -53,7 +53,8 @@ def sample_actions(
 ) -> Tensor:
     """Draws one action per row from the Boltzmann policy, all rows at once.
 
-    The smallest of independent exponential waiting times with rates p is distributed as p.
+    The first action whose cumulative probability exceeds a uniform number: one number per
+    row, where a number per action would cost as much as the network's dense layers.
 
     Args:
         q: `[..., A]` action values.
@@ -64,9 +65,13 @@ def sample_actions(
     Returns:
         `[...]` int64 actions, always legal ones.
     """
-    rates = boltzmann(q, temperature, mask)
-    waits = torch.empty_like(rates).exponential_(generator=generator)
-    return (rates / waits).argmax(-1)
+    cumulative = boltzmann(q, temperature, mask).cumsum(-1, dtype=torch.float64)
+    uniform = torch.rand(q.shape[:-1], generator=generator, device=q.device).double()
+    # A float32 below 1, times the sum, stays below the sum: in float64 nothing is rounded up,
+    # so the last action with any probability is the last that can be drawn.
+    return torch.searchsorted(cumulative, (uniform * cumulative[..., -1])[..., None], right=True)[
+        ..., 0
+    ]
 
 
 def greedy_actions(q: Tensor, mask: Tensor | None = None) -> Tensor:

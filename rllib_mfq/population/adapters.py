@@ -8,6 +8,7 @@ better written as a `Population`.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +93,7 @@ class AgentDictPopulation(Population):
         self._ids: dict[Any, int] = {}  # in the order of `possible_agents`, then of appearance
         self._views: dict[str, _View] = {}
         for agent in _agents(env):
-            group = _group_of(agent)
+            group = group_of(agent)
             if group not in self._views:
                 self._views[group] = _View(group, agent, _spaces(env, agent))
             self._admit(agent)
@@ -104,7 +105,7 @@ class AgentDictPopulation(Population):
         """Starts an episode; the seed is passed on."""
         self._take(*self.env.reset(seed=seed))
         placed = bool(self._obs) and all(agent in self._places for agent in self._obs)
-        self._dimensions = np.size(self._places[next(iter(self._obs))]) if placed else 0
+        self._place_shape = np.shape(self._places[next(iter(self._obs))]) if placed else None
         self._has_masks = any(MASK in self._infos.get(agent, {}) for agent in self._obs)
         entering: dict[str, list[Any]] = {group: [] for group in self.groups}
         for agent in self._obs:
@@ -172,7 +173,7 @@ class AgentDictPopulation(Population):
 
     def _admit(self, agent: Any) -> str:
         """The group of an agent, which gets its number when it is first seen."""
-        group = _group_of(agent)
+        group = group_of(agent)
         if agent not in self._ids:
             if group not in self._views:
                 raise PopulationError(
@@ -196,10 +197,12 @@ class AgentDictPopulation(Population):
                     mask[row] = view.check(agent, MASK, holder[MASK], mask.shape[1:])
             mask[last & ~mask.any(1)] = True  # some environments zero it in the last observation
             _check(group, agents, np.asarray(mask.any(1)), "has no legal action")
-        if self._dimensions:
-            rows.positions = np.full((len(agents), self._dimensions), np.nan)
+        if self._place_shape is not None:
+            rows.positions = np.full((len(agents), math.prod(self._place_shape)), np.nan)
             for row, agent in enumerate(agents):
-                rows.positions[row] = self._places.get(agent, np.nan)
+                if agent in self._places:
+                    place = view.check(agent, "position", self._places[agent], self._place_shape)
+                    rows.positions[row] = place.ravel()
             _check(group, agents, np.isfinite(rows.positions).all(1) | last, "has no position")
         return rows
 
@@ -224,7 +227,7 @@ class _View:
             space = gym.spaces.Dict(rest) if self._key is None else rest[self._key]
         self._nested = None if isinstance(space, gym.spaces.Box) and space.shape else space
         if self._nested is not None:
-            with contextlib.suppress(NotImplementedError):  # of a space not Gymnasium's own
+            with contextlib.suppress(NotImplementedError, ValueError):  # of its own kind, or empty
                 space = gym.spaces.flatten_space(space)
         if not isinstance(space, gym.spaces.Box):
             raise PopulationError(
@@ -257,7 +260,7 @@ class _View:
         """`raw` as an array, if it has the shape; NumPy would repeat a smaller one."""
         if np.shape(raw) != shape:
             raise PopulationError(
-                f"group {self.group!r}: {agent!r} has an {what} of shape {np.shape(raw)}; it "
+                f"group {self.group!r}: the {what} of {agent!r} has the shape {np.shape(raw)}; it "
                 f"must be {shape}."
             )
         return np.asarray(raw)
@@ -290,7 +293,8 @@ def _check(group: str, agents: list[Any], good: Array, problem: str) -> None:
         raise PopulationError(f"group {group!r}: agent {agent!r} {problem}.")
 
 
-def _group_of(agent: Any) -> str:
+def group_of(agent: Any) -> str:
+    """The group an agent's id names; see `AgentDictPopulation`."""
     if not isinstance(agent, str):
         return GYM_GROUP
     name, _, number = agent.rpartition("_")

@@ -26,6 +26,7 @@ class Episode:
         is_done: whether it has ended.
         result: the population's own figures, `{name: {group: value}}`, once it is done.
         custom_data: for callbacks.
+        custom_metrics: figures that callbacks add to the results of RLlib's old API stack.
     """
 
     id_: int
@@ -35,6 +36,7 @@ class Episode:
     is_done: bool = False
     result: dict[str, dict[str, float]] = field(default_factory=dict)
     custom_data: dict[str, Any] = field(default_factory=dict)
+    custom_metrics: dict[str, float] = field(default_factory=dict)
 
     def env_steps(self) -> int:
         """Steps so far, under the name RLlib's episodes use."""

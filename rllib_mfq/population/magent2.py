@@ -27,7 +27,6 @@ ENVIRONMENTS = (
     "combined_arms_v6",
     "gather_v5",
 )
-FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
 def magent2(name: str, **arguments: Any) -> MAgent2Population:
@@ -42,7 +41,10 @@ def magent2(name: str, **arguments: Any) -> MAgent2Population:
         ValueError: an unknown environment or argument.
     """
     if name not in ENVIRONMENTS:
-        raise ValueError(f"MAgent2 environment is {name!r}; legal are {list(ENVIRONMENTS)}.")
+        raise ValueError(
+            f"MAgent2 environment is {name!r}{did_you_mean(name, ENVIRONMENTS)}; legal are "
+            f"{list(ENVIRONMENTS)}."
+        )
     module = importlib.import_module(f"magent2.environments.{name}")
     legal = _legal_arguments(module)
     for argument in arguments:
@@ -107,22 +109,24 @@ class MAgent2Population(Population):
         rewards = {g: engine.get_reward(h) for g, h in self._handles.items()}
         for group, living in alive.items():
             self._dead[group] += int(np.count_nonzero(~living))
-        if not over and self._early:
+        if self._early:
             self._seen = {g: self._observe(g)[living] for g, living in alive.items()}
         engine.clear_dead()
         if over:  # one side is extinct: MAgent2 ends the episode for everybody
-            nobody = {g: Rows(np.empty(0, np.int32), np.empty((0, 2))) for g in self.groups}
-            return {
-                g: Step(rewards[g], np.ones(len(a), bool), np.zeros(len(a), bool), nobody[g])
-                for g, a in alive.items()
-            }
+            alive = {g: np.zeros_like(living) for g, living in alive.items()}
+            self._seen = {}
+        rows = {
+            g: Rows(np.empty(0, np.int32), np.empty((0, 2))) if over else self._rows(g)
+            for g in alive
+        }
         return {
-            g: Step(rewards[g], ~a, np.full(len(a), truncated), self._rows(g))
-            for g, a in alive.items()
+            g: Step(rewards[g], ~a, np.full(len(a), truncated), rows[g]) for g, a in alive.items()
         }
 
     def observe(self, group: str, out: Array) -> None:
         """Writes the current observations into `out`, `[n, *obs]` float32, contiguous."""
+        if not len(out):  # MAgent2 would write the winners of an episode that is over
+            return
         if group in self._seen:
             out[:] = self._seen[group]
         elif self._early:
@@ -158,7 +162,9 @@ class MAgent2Population(Population):
             width = self._features[group].shape[1]
             self._features[group] = np.empty((len(view), width), np.float32)
         features = self._features[group][: len(view)]
-        pointers = (FLOATS * 2)(view.ctypes.data_as(FLOATS), features.ctypes.data_as(FLOATS))
+        pointers = (ctypes.c_void_p * 2)(
+            view.__array_interface__["data"][0], features.__array_interface__["data"][0]
+        )
         _LIB.env_get_observation(self._engine.game, self._handles[group], pointers)
         return features
 

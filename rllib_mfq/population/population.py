@@ -34,7 +34,7 @@ class Rows:
     Attributes:
         ids: `[n]` integers, an agent's own as long as it lives.
         positions: `[n, d]` coordinates, or None.
-        action_mask: `[n, A]` bool, true where the action is legal, or None.
+        action_mask: `[n, A]` bool, true where the action is legal (one at least), or None.
         edges: `[p, 2]` row numbers, or None: `edges[i, 0]` has the neighbour `edges[i, 1]`.
     """
 
@@ -42,6 +42,46 @@ class Rows:
     positions: Array | None = None
     action_mask: Array | None = None
     edges: Array | None = None
+
+    def select(self, mask: Array) -> Rows:
+        """The rows where `mask`, `[n]` bool, is true, and the edges between them, renumbered."""
+        if mask.all():
+            return self
+        edges = self.edges
+        if edges is not None:
+            edges = (np.cumsum(mask) - 1)[edges[mask[edges].all(axis=1)]]
+        return Rows(
+            self.ids[mask],
+            None if self.positions is None else self.positions[mask],
+            None if self.action_mask is None else self.action_mask[mask],
+            edges,
+        )
+
+    def check(self, where: str, num_actions: int) -> None:
+        """Raises PopulationError, beginning with `where`, unless the columns fit together."""
+        n = len(self.ids)
+        if np.ndim(self.ids) != 1:
+            raise PopulationError(f"{where}: ids has shape {np.shape(self.ids)}, expected ({n},).")
+        if self.positions is not None and np.shape(self.positions)[:-1] != (n,):
+            raise PopulationError(
+                f"{where}: positions has shape {np.shape(self.positions)}, expected ({n}, d)."
+            )
+        if self.action_mask is not None:
+            if np.shape(self.action_mask) != (n, num_actions):
+                raise PopulationError(
+                    f"{where}: action_mask has shape {np.shape(self.action_mask)}, expected "
+                    f"({n}, {num_actions})."
+                )
+            stuck = np.flatnonzero(~self.action_mask.any(axis=1))
+            if len(stuck):
+                raise PopulationError(f"{where}: row {stuck[0]} has no legal action.")
+        if self.edges is not None:
+            low, high = np.min(self.edges, initial=0), np.max(self.edges, initial=-1)
+            if np.shape(self.edges)[1:] != (2,) or low < 0 or high >= n:
+                raise PopulationError(
+                    f"{where}: edges has shape {np.shape(self.edges)} and values from {low} to "
+                    f"{high}, expected (p, 2) and row numbers below {n}."
+                )
 
 
 @dataclass(slots=True)
@@ -60,6 +100,29 @@ class Step:
     terminated: Array
     truncated: Array
     rows: Rows
+
+    def check(self, where: str, n: int, num_actions: int) -> None:
+        """Raises PopulationError, beginning with `where`, unless it is a step of `n` agents."""
+        for name in ("rewards", "terminated", "truncated"):
+            shape = np.shape(getattr(self, name))
+            if shape != (n,):
+                raise PopulationError(
+                    f"{where}: {name} has shape {shape}, expected ({n},), one for each agent "
+                    "that acted."
+                )
+        with np.errstate(over="ignore"):
+            bad = np.flatnonzero(~np.isfinite(np.asarray(self.rewards, np.float32)))
+        if len(bad):
+            raise PopulationError(
+                f"{where}: the reward of row {bad[0]} is {self.rewards[bad[0]]}; it must be a "
+                "finite float32."
+            )
+        self.rows.check(where, num_actions)
+        left = n - int(np.count_nonzero(self.terminated))
+        if len(self.rows.ids) < left:
+            raise PopulationError(
+                f"{where}: {left} agents were not terminated but only {len(self.rows.ids)} observe."
+            )
 
 
 @runtime_checkable
@@ -82,7 +145,7 @@ class Population(Protocol):
         ...
 
     def step(self, actions: Mapping[str, Array]) -> dict[str, Step]:
-        """Plays `{group: [n] int64}`, one action per row of the last `reset` or `step`."""
+        """Plays `{group: [n] int32}`, one action per row of the last `reset` or `step`."""
         ...
 
     def observe(self, group: str, out: Array) -> None:

@@ -31,7 +31,6 @@ class ReplayMemory:
         self.obs_dtype = obs_dtype
         self._rng = np.random.default_rng(seed)
         self._columns: dict[str, Array] = {}
-        self._batch: dict[str, Array] = {}
         self._size = 0  # rows written and not yet overwritten
         self._next = 0  # where the next row goes
         self.num_steps = 0  # of those, rows with an action
@@ -61,19 +60,24 @@ class ReplayMemory:
                 f"replay_capacity is {self.capacity}, less than one fragment of {rows} rows; "
                 "raise it or shorten rollout_fragment_length."
             )
+        self._check_obs_dtype(columns["obs"])
         if not self._columns:
             self._allocate(columns)
-        self._check_obs_dtype(columns["obs"])
+        if "action_mask" in columns and "action_mask" not in self._columns:
+            # An environment may give its first mask late; until then everything was legal.
+            shape = (self.capacity, *columns["action_mask"].shape[1:])
+            self._columns["action_mask"] = np.ones(shape, bool)
         index = np.arange(rows, dtype=np.int32)
         distance = np.where(columns["next_row"] < 0, 0, columns["next_row"] - index)
         first = min(rows, self.capacity - self._next)
         lands = [(slice(self._next, self._next + first), slice(0, first))]
         lands += [(slice(0, rows - first), slice(first, rows))] if first < rows else []
         valid = self._columns["loss_mask"]
+        new = {"action_mask": np.ones((rows, 1), bool), **columns, "distance": distance}
         for here, there in lands:
             self.num_steps -= int(np.count_nonzero(valid[here]))
             for name, column in self._columns.items():
-                column[here] = (distance if name == "distance" else columns[name])[there]
+                column[here] = new[name][there]
             self.num_steps += int(np.count_nonzero(valid[here]))
         self._next = (self._next + rows) % self.capacity
         self._size = min(self.capacity, self._size + rows)
@@ -111,7 +115,8 @@ class ReplayMemory:
             "columns": filled,
             "next": self._next,
             "num_steps": self.num_steps,
-            "capacity": self.capacity,
+            "replay_capacity": self.capacity,
+            "replay_obs_dtype": self.obs_dtype,
             "rng": self._rng.bit_generator.state,
         }
 
@@ -119,14 +124,16 @@ class ReplayMemory:
         """Restores `get_state`.
 
         Raises:
-            ValueError: the state is of a memory of another capacity.
+            ValueError: the state is of a memory of another capacity or `obs_dtype`.
         """
-        if state["capacity"] != self.capacity:
-            raise ValueError(
-                f"replay_capacity is {self.capacity}, but the checkpoint's memory has "
-                f"{state['capacity']}; use the same."
-            )
-        self._columns = {}
+        mine = {"replay_capacity": self.capacity, "replay_obs_dtype": self.obs_dtype}
+        for name, value in mine.items():
+            if state[name] != value:
+                raise ValueError(
+                    f"{name} is {value!r}, but the checkpoint's memory has {state[name]!r}; use "
+                    "the same."
+                )
+        self._columns, self._size = {}, 0
         for name, filled in state["columns"].items():
             self._columns[name] = np.zeros((self.capacity, *filled.shape[1:]), filled.dtype)
             self._columns[name][: len(filled)] = filled
@@ -135,10 +142,9 @@ class ReplayMemory:
         self._rng.bit_generator.state = state["rng"]
 
     def _allocate(self, columns: Mapping[str, Array]) -> None:
-        kept = [*KEPT, "loss_mask", *(["action_mask"] if "action_mask" in columns else [])]
         self._columns = {
             name: np.zeros((self.capacity, *columns[name].shape[1:]), columns[name].dtype)
-            for name in kept
+            for name in (*KEPT, "loss_mask")
         }
         if self.obs_dtype is not None:
             obs = self._columns["obs"]
@@ -154,7 +160,7 @@ class ReplayMemory:
         if not held.all():
             raise ValueError(
                 f"replay_obs_dtype is {self.obs_dtype!r}, which cannot hold the observation value "
-                f"{obs[~held][0]}; use 'float16' or leave it out."
+                f"{obs[~held][0]}; use a wider type or leave it out."
             )
 
     def _draw(self, size: int) -> Array:

@@ -6,9 +6,12 @@ forward pass, one draw. Columns are written in place into memory that is kept be
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +42,9 @@ class Sampler:
         num_envs: E, how many.
         players: who plays each group; the groups of one player share its columns.
         seed: of the populations; None draws one.
-        restart_failed: make a population that raises anew, and drop its rows of the current
-            fragment, instead of passing the error on. One that fails twice within a fragment
-            is broken, and its error is passed on all the same.
+        restart_failed: make a population whose `reset` or `step` raises anew, and drop its
+            episode's rows of the current fragment, instead of passing the error on. One that
+            fails twice within a fragment is broken, and its error is passed on all the same.
         on_event: called as `on_event(event, episode)` with `created`, `start` (reset), `step`
             and `end`.
     """
@@ -108,25 +111,22 @@ class Sampler:
         fragment = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
         self._failed: set[int] = set()
         each, rest = divmod(num_episodes, len(self.populations))
-        self._to_begin = [
-            (each + (i < rest)) if num_episodes else -1 for i in range(len(self.populations))
+        self._to_begin = [  # episodes still due, per population
+            each + (index < rest) if num_episodes else math.inf
+            for index in range(len(self.populations))
         ]
-        if num_episodes or fresh or not any(self._episodes):
+        try:
+            if num_episodes or fresh or not any(self._episodes):
+                self._start(fragment)
+            else:
+                for block in self._blocks:
+                    block.rewind()
+            while any(self._episodes) if num_episodes else num_steps > 0:
+                num_steps -= 1
+                self._step(fragment, keep)
+        except BaseException:  # from half a step nobody can go on
             self._episodes = [None] * len(self.populations)
-            for block in self._blocks:
-                block.start = block.stop = block.end = 0
-            arrivals: list[_Arrival] = []
-            for index in range(len(self.populations)):
-                arrivals += self._guarded(index, fragment)
-            self._arrive(arrivals)
-        else:
-            for block in self._blocks:
-                block.rewind()
-        while any(self._episodes) if num_episodes else num_steps > 0:
-            num_steps -= 1
-            self._step(fragment, keep)
-        if num_episodes:
-            self._episodes = [None] * len(self.populations)
+            raise
         if keep:
             fragment.columns = {
                 block.player.name: {n: column[: block.end] for n, column in block.data.items()}
@@ -137,7 +137,17 @@ class Sampler:
     def close(self) -> None:
         """Closes the populations that can be closed."""
         for population in self.populations:
-            getattr(population, "close", lambda: None)()
+            _close_population(population)
+
+    def _start(self, fragment: Fragment) -> None:
+        """Begins all episodes anew."""
+        self._episodes = [None] * len(self.populations)
+        for block in self._blocks:
+            block.start = block.stop = block.end = 0
+        arrivals: list[_Arrival] = []
+        for index in range(len(self.populations)):
+            arrivals += self._begin(index, fragment)
+        self._arrive(arrivals)
 
     def _step(self, fragment: Fragment, keep: bool) -> None:
         for block in self._blocks:
@@ -155,7 +165,7 @@ class Sampler:
         for index, episode in enumerate(self._episodes):
             if episode is not None:
                 where = {g: slice(int(b[index]), int(b[index + 1])) for g, b in bounds.items()}
-                arrivals += self._guarded(index, fragment, where)
+                arrivals += self._advance(index, fragment, where)
         self._arrive(arrivals)
 
     def _choose_actions(self) -> None:
@@ -200,76 +210,47 @@ class Sampler:
             edges,
         )
 
-    def _guarded(
-        self, index: int, fragment: Fragment, where: Mapping[str, slice] | None = None
-    ) -> list[_Arrival]:
-        """Steps a population (or begins its episode), or makes it anew if it raises."""
-        try:
-            return self._begin(index) if where is None else self._advance(index, fragment, where)
-        except PopulationError:
-            raise
-        except Exception:
-            if not self._restart_failed or index in self._failed:
-                raise
-            logger.exception("Population %d raised; it is made anew.", index)
-        self._failed.add(index)
-        fragment.failures += 1
-        self._drop_rows(index, fragment)
-        self.populations[index] = self._make(index)
-        self._unseeded.add(index)
-        if self._to_begin[index] >= 0:
-            self._to_begin[index] += 1
-        return self._guarded(index, fragment)
-
-    def _drop_rows(self, index: int, fragment: Fragment) -> None:
-        episode = self._episodes[index]
-        self._episodes[index] = None
-        if episode is None:
-            return
-        for block in self._blocks:
-            rows = slice(0, block.end)
-            dropped = block.data["loss_mask"][rows] & (block.data["eps_id"][rows] == episode.id_)
-            block.data["loss_mask"][rows][dropped] = False
-            for group, steps in fragment.agent_steps.items():
-                mine = block.data["group"][rows][dropped] == self._group_index[group]
-                fragment.agent_steps[group] = steps - int(np.count_nonzero(mine))
-
-    def _begin(self, index: int) -> list[_Arrival]:
+    def _begin(self, index: int, fragment: Fragment) -> list[_Arrival]:
         """Starts the next episode of a population, if one is due."""
         self._episodes[index] = None
         if self._to_begin[index] == 0:
             return []
-        seed = None
-        if index in self._unseeded:  # later episodes let the random numbers run on
-            seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
-            self._unseeded.remove(index)
-        episode = Episode(self._episodes_begun, index, dict.fromkeys(self.groups, 0.0))
-        self._on_event("created", episode)
-        start = self.populations[index].reset(seed=seed)
+        start: dict[str, Rows] | None = None
+        while start is None:
+            seed = None
+            if index in self._unseeded:  # later episodes let the random numbers run on
+                seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+                self._unseeded.remove(index)
+            episode = Episode(self._episodes_begun, index, dict.fromkeys(self.groups, 0.0))
+            self._on_event("created", episode)
+            start = self._try(index, fragment, "reset", seed=seed)
         self._to_begin[index] -= 1
         self._episodes_begun += 1
         self._episodes[index] = episode
         self._on_event("start", episode)
-        return [
-            _Arrival(index, group, np.full(len(start[group].ids), -1), start[group])
-            for group in self.groups
-        ]
+        arrivals = []
+        for group, space in self.groups.items():
+            start[group].check(_place(episode, group), int(space.action_space.n))
+            source = np.full(len(start[group].ids), -1)
+            arrivals.append(_Arrival(index, group, source, start[group]))
+        return arrivals
 
     def _advance(
         self, index: int, fragment: Fragment, where: Mapping[str, slice]
     ) -> list[_Arrival]:
         """Plays one step of one population; its rows in the current block are at `where`."""
-        population, episode = self.populations[index], self._episodes[index]
+        episode = self._episodes[index]
         assert episode is not None
-        steps = population.step(
-            {group: self._block_of[group].data["actions"][rows] for group, rows in where.items()}
-        )
+        actions = {group: self._block_of[group].data["actions"][r] for group, r in where.items()}
+        steps: dict[str, Step] | None = self._try(index, fragment, "step", actions)
+        if steps is None:
+            return self._begin(index, fragment)
         episode.length += 1
         fragment.env_steps += 1
         arrivals = []
         for group, rows in where.items():
             step, block = steps[group], self._block_of[group]
-            self._check_rows(step, rows, group, episode)
+            step.check(_place(episode, group), rows.stop - rows.start, block.num_actions)
             block.data["rewards"][rows] = step.rewards
             block.data["terminateds"][rows] = step.terminated
             episode.returns[group] += float(np.sum(step.rewards))
@@ -285,16 +266,49 @@ class Sampler:
         if any(len(arrival.source) for arrival in arrivals):
             return arrivals
         episode.is_done = True
-        episode.result = getattr(population, "result", dict)()
+        episode.result = getattr(self.populations[index], "result", dict)()
         fragment.episodes.append(episode)
         self._on_event("end", episode)
-        return self._begin(index)
+        return self._begin(index, fragment)
+
+    def _try(self, index: int, fragment: Fragment, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls a population; if it raises, it is made anew and its episode forgotten."""
+        try:
+            return getattr(self.populations[index], method)(*args, **kwargs)
+        except PopulationError:
+            raise
+        except Exception:
+            if not self._restart_failed or index in self._failed:
+                raise
+            logger.exception("Population %d raised; it is made anew.", index)
+        self._failed.add(index)
+        fragment.failures += 1
+        if self._episodes[index] is not None:
+            self._drop_episode(index, fragment)
+        with contextlib.suppress(Exception):  # it may be past closing, too
+            _close_population(self.populations[index])
+        self.populations[index] = self._make(index)
+        self._unseeded.add(index)
+        return None
+
+    def _drop_episode(self, index: int, fragment: Fragment) -> None:
+        """Nobody learns from what the fragment holds of it, and another is due in its place."""
+        episode = self._episodes[index]
+        assert episode is not None
+        self._to_begin[index] += 1
+        for block in self._blocks:
+            data = {name: column[: block.end] for name, column in block.data.items()}
+            dropped = data["loss_mask"] & (data["eps_id"] == episode.id_)
+            data["loss_mask"][dropped] = False
+            for group in block.names:
+                mine = data["group"][dropped] == self._group_index[group]
+                fragment.agent_steps[group] -= int(np.count_nonzero(mine))
 
     def _close(self, index: int, group: str, source: Array, closing: Array, rows: Rows) -> _Arrival:
         """Writes the rows that observe for the last time, and returns those that go on."""
         block, population = self._block_of[group], self.populations[index]
         where = block.take(int(np.count_nonzero(closing)))
-        block.write(where, source[closing], _select(rows, closing))
+        block.write(where, source[closing], rows.select(closing))
         self._mark(block, where, index, group)
         if closing.all():
             population.observe(group, block.data["obs"][where])
@@ -306,7 +320,7 @@ class Sampler:
             obs[where] = everyone[closing]
             going_on = everyone[~closing]
         self._check_finite_obs(block, where, group)
-        return _Arrival(index, group, source[~closing], _select(rows, ~closing), going_on)
+        return _Arrival(index, group, source[~closing], rows.select(~closing), going_on)
 
     def _arrive(self, arrivals: list[_Arrival]) -> None:
         """Writes the next block: the rows that act in the next step."""
@@ -340,28 +354,6 @@ class Sampler:
         block.data["t"][where] = episode.length
         block.data["group"][where] = self._group_index[group]
 
-    def _check_rows(self, step: Step, rows: slice, group: str, episode: Episode) -> None:
-        n = rows.stop - rows.start
-        for name in ("rewards", "terminated", "truncated"):
-            shape = np.shape(getattr(step, name))
-            if shape != (n,):
-                raise PopulationError(
-                    f"population {episode.env_index}, group {group!r}, step {episode.length}: "
-                    f"{name} has shape {shape}, expected ({n},), one for each agent that acted."
-                )
-        bad = np.flatnonzero(~np.isfinite(step.rewards))
-        if len(bad):
-            raise PopulationError(
-                f"population {episode.env_index}, group {group!r}, step {episode.length}: the "
-                f"reward of row {bad[0]} is {step.rewards[bad[0]]}; it must be finite."
-            )
-        left = n - int(np.count_nonzero(step.terminated))
-        if len(step.rows.ids) < left:
-            raise PopulationError(
-                f"population {episode.env_index}, group {group!r}, step {episode.length}: "
-                f"{left} agents were not terminated but only {len(step.rows.ids)} observe."
-            )
-
     def _check_finite_obs(self, block: Block, where: slice, group: str) -> None:
         obs = block.data["obs"][where]
         # The sum is a cheap first look: NaN and infinity survive it.
@@ -376,16 +368,9 @@ class Sampler:
             )
 
 
-def _select(rows: Rows, mask: Array) -> Rows:
-    """The rows where `mask` is true; edges between them, renumbered."""
-    if mask.all():
-        return rows
-    edges = rows.edges
-    if edges is not None:
-        edges = (np.cumsum(mask) - 1)[edges[mask[edges].all(axis=1)]]
-    return Rows(
-        rows.ids[mask],
-        None if rows.positions is None else rows.positions[mask],
-        None if rows.action_mask is None else rows.action_mask[mask],
-        edges,
-    )
+def _place(episode: Episode, group: str) -> str:
+    return f"population {episode.env_index}, group {group!r}, step {episode.length}"
+
+
+def _close_population(population: Population) -> None:
+    getattr(population, "close", lambda: None)()

@@ -1,0 +1,1 @@
+"""What this package reaches and how fast, measured."""

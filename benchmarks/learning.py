@@ -1,0 +1,133 @@
+"""Learning speed: the learner against a bare torch loop, two processes against one.
+
+python -m benchmarks.learning
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import ray
+import torch
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+from benchmarks.measure import rates, ratio, record
+from rllib_mfq import MFQ, MFQConfig
+from rllib_mfq.mean_field.objective import mfq_loss, next_value
+
+REPEATS = 7
+UPDATES = 40
+SECONDS = 8.0  # of training per repeat
+
+
+def battle(num_env_runners: int) -> MFQConfig:
+    return (
+        MFQConfig()
+        .environment("battle_v4")
+        .multi_agent(policies=["shared"])
+        .env_runners(num_env_runners=num_env_runners)
+        .training(num_steps_sampled_before_learning_starts=1_000)
+        .debugging(seed=0)
+    )
+
+
+def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
+    """Rows trained per second by the learner, and by a bare loop on the same batch."""
+    config, learner = algo.config, algo.learner_group
+    size = config.train_batch_size_per_learner
+    columns = algo._memories["shared"].sample(size * UPDATES)
+    module = copy.deepcopy(learner._learner.module["shared"].unwrapped())
+    network, target = module.q_net, module._target_q_net
+    optimizer = torch.optim.Adam(network.parameters(), config.lr)
+
+    def ours() -> float:
+        started = time.perf_counter()
+        batch = MultiAgentBatch({"shared": SampleBatch(columns)}, size * UPDATES)
+        learner.update(batch=batch, minibatch_size=size, timesteps={})
+        return size * UPDATES / (time.perf_counter() - started)
+
+    def bare() -> float:
+        started = time.perf_counter()
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        for i in range(UPDATES):
+            part = {k: v[i * size : (i + 1) * size] for k, v in tensors.items()}
+            with torch.no_grad():
+                q_next = target(part["new_obs"], part["next_mean_actions"])
+                value = next_value("mean_field", q_next, module.temperature)
+            q = network(part["obs"], part["mean_actions"])
+            loss, _ = mfq_loss(
+                q, part["actions"], part["rewards"], part["terminateds"], value, config.gamma
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for old, new in zip(target.parameters(), network.parameters(), strict=True):
+                    old.lerp_(new, config.tau)
+        return size * UPDATES / (time.perf_counter() - started)
+
+    return {"learner": ours, "bare torch loop": bare}
+
+
+def training(algo: MFQ) -> Callable[[], float]:
+    """Rows sampled per second while training, learner and all."""
+
+    def run() -> float:
+        before, started = algo._agent_steps, time.perf_counter()
+        while time.perf_counter() - started < SECONDS:
+            algo.train()
+        return (algo._agent_steps - before) / (time.perf_counter() - started)
+
+    return run
+
+
+def main() -> None:
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    one, two = battle(0).build_algo(), battle(1).build_algo()
+    for algo in (one, two):
+        while not algo.train()["num_updates"]:
+            pass
+    found = rates(learner_updates(one), REPEATS)
+    found |= rates({"one process": training(one), "two processes": training(two)}, REPEATS)
+    middle = {name: statistics.median(values) for name, values in found.items()}
+    for algo in (one, two):
+        algo.stop()
+    ray.shutdown()
+    record(
+        "learning",
+        "python -m benchmarks.learning",
+        [
+            {
+                "what": "learner updates against a bare torch loop, same network and batch",
+                "value": ratio(found, "learner", "bare torch loop"),
+                "unit": "x",
+                "must": 0.7,
+                "aim": 0.9,
+            },
+            {"what": "rows trained by the learner", "value": middle["learner"], "unit": "rows/s"},
+            {
+                "what": "1 remote env runner and a learner against both in one process",
+                "value": ratio(found, "two processes", "one process"),
+                "unit": "x",
+                "must": 1.4,
+                "aim": 1.8,
+            },
+            {
+                "what": "training in one process, battle_v4 81 against 81",
+                "value": middle["one process"],
+                "unit": "rows/s",
+            },
+            {
+                "what": "training with 1 remote env runner",
+                "value": middle["two processes"],
+                "unit": "rows/s",
+            },
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Matches between trained agents, and what they look like."""

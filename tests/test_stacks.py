@@ -1,0 +1,473 @@
+"""RLlib's old API stack and its new one: the same algorithm, to the last figure."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import ray
+import torch
+from ray import cloudpickle, tune
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.policy.policy import Policy
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.tune.registry import register_env
+
+from rllib_cli.experiments import read_experiments
+from rllib_mfq import MFQ, MFQConfig, MFQRolloutWorker, PopulationError, magent2
+from rllib_mfq.algorithm.validation import ONLY_NEW_STACK, ONLY_OLD_STACK
+from rllib_mfq.population.magent2 import MAgent2Population
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+
+OLD = {"enable_rl_module_and_learner": False, "enable_env_runner_and_connector_v2": False}
+MODULES = "learner_group/learner/rl_module"
+
+
+def small_battle(old=False, **training):
+    """12x12 cells, 2 against 2, episodes of 20 steps; updates in nearly every fragment."""
+    settings = {
+        "train_batch_size_per_learner": 32,
+        "num_steps_sampled_before_learning_starts": 50,
+        "replay_capacity": 5_000,
+        "training_intensity": 2.0,
+    }
+    return (
+        MFQConfig()
+        .api_stack(**(OLD if old else {}))
+        .environment("battle_v4", env_config={"map_size": 12, "max_cycles": 20})
+        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=10)
+        .training(**(settings | training))
+        .reporting(min_sample_timesteps_per_iteration=80)
+        .debugging(seed=7)
+    )
+
+
+@pytest.fixture
+def build():
+    built = []
+
+    def build_algo(config):
+        built.append(config.build_algo())
+        return built[-1]
+
+    yield build_algo
+    for algo in built:
+        algo.stop()
+
+
+def weights(algo, module_id):
+    """A copy of all weights that learn, target network included."""
+    if algo.on_old_stack:
+        module = algo.get_policy(module_id).model
+    else:
+        module = algo.learner_group._learner.module[module_id].unwrapped()
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def keys(results, path=()):
+    for key, value in results.items():
+        if isinstance(value, dict):
+            yield from keys(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def rows_of(runner):
+    samples = runner.sample()
+    batch = samples if isinstance(samples, MultiAgentBatch) else samples[0]
+    return {
+        (m, k): v.copy() for m, columns in batch.policy_batches.items() for k, v in columns.items()
+    }
+
+
+SETTINGS = [
+    {},
+    {"target": "double_q", "mean_action_input": "current", "dueling": True},
+    {"target": "max", "neighborhood": "all"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_same_weights_and_batch_give_the_same_loss_and_gradient(build, settings):
+    config = small_battle(**settings).multi_agent(policies=["shared"])
+    algo = build(config)
+    algo.train()
+    learner = algo.learner_group._learner
+    module = learner.module["shared"].unwrapped()
+    batch = algo._memories["shared"].sample(64)
+    old = small_battle(old=True, **settings).multi_agent(policies=["shared"])
+    policy = build(old).get_policy("shared")
+    policy.set_weights(weights(algo, "shared"))
+    assert same(policy.model.state_dict(), weights(algo, "shared"))
+
+    tensors = MultiAgentBatch({"shared": SampleBatch(dict(batch))}, env_steps=64)
+    tensors = learner._convert_batch_type(tensors).policy_batches
+    losses = learner.compute_losses(fwd_out=learner.module.forward_train(tensors), batch=tensors)
+    learner.compute_gradients(losses)
+    policy.compute_gradients(SampleBatch(dict(batch)))
+    loss = policy.tower_stats[policy.model]["qf_loss"]
+    torch.testing.assert_close(loss, losses["shared"].detach(), rtol=1e-6, atol=1e-6)
+    expected = dict(module.q_net.named_parameters())
+    for name, parameter in policy.model.q_net.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-6, atol=1e-6)
+    assert all(p.grad is None for p in policy.model._target_q_net.parameters())
+
+
+def test_the_same_seed_gives_the_same_first_fragment(build):
+    new, old = (build(small_battle(old=old)) for old in (False, True))
+    for _ in range(2):
+        first, second = rows_of(new.env_runner), rows_of(old.env_runner)
+        assert first.keys() == second.keys()
+        for key, column in first.items():
+            np.testing.assert_array_equal(column, second[key], err_msg=str(key))
+            assert column.dtype == second[key].dtype
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_network_update_freq": 3, "tau": 0.5},
+        {"lr": [[0, 1e-3], [160, 1e-4]], "temperature": [[0, 1.0], [600, 0.1]]},
+        {"grad_clip": 1e-3, "grad_clip_by": "global_norm", "mean_action_iterations": 2},
+        {"grad_clip": 1e-3, "grad_clip_by": "value"},
+    ],
+    ids=str,
+)
+def test_the_same_seed_trains_the_same_weights(build, settings):
+    new, old = (build(small_battle(old=old, **settings)) for old in (False, True))
+    for algo in (new, old):
+        for _ in range(2):
+            algo.train()
+    for module_id in ("red", "blue"):
+        expected = weights(new, module_id)
+        for name, value in weights(old, module_id).items():
+            # Equal but for a scheduled lr, which the new stack keeps in single precision.
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=5e-6, msg=name)
+
+
+def test_results_have_the_names_and_values_of_the_new_stack_and_those_of_the_old(build):
+    results = []
+    for old in (False, True):
+        config = small_battle(old=old).evaluation(
+            evaluation_interval=1,
+            evaluation_duration=3,
+            evaluation_opponents={"random": "random"},
+        )
+        algo = build(config)
+        results += [[algo.train() for _ in range(2)][-1]]
+    new, old = results
+    only_new = {
+        key
+        for key in set(keys(new)) - set(keys(old))
+        if key[0] not in ("config", "timers") and not any("throughput" in part for part in key)
+    }
+    assert {key[-1] for key in only_new} == {
+        "actor_manager_num_outstanding_async_reqs",  # of env_runner_group: at the top, too
+        "num_non_trainable_parameters",
+        "num_trainable_parameters",
+    }
+    for path in (
+        ("env_runners", "episode_return_mean"),
+        ("env_runners", "num_agent_steps_sampled_lifetime"),
+        ("env_runners", "group_returns_mean"),
+        ("env_runners", "weights_seq_no"),
+        ("learners", "red", "qf_loss"),
+        ("learners", "blue", "temperature"),
+        ("learners", "blue", "weights_seq_no"),
+        ("learners", "__all_modules__", "num_module_steps_trained_lifetime"),
+        ("evaluation", "env_runners", "win_rate"),
+        ("evaluation", "env_runners", "num_episodes"),
+        ("num_env_steps_sampled_lifetime",),
+        ("agent_steps_sampled_lifetime",),
+        ("num_updates",),
+    ):
+        first, second = new, old
+        for key in path:
+            first, second = first[key], second[key]
+        assert first == pytest.approx(second, rel=1e-5), path
+    assert old["env_runners"]["policy_reward_mean"].keys() == {"red", "blue"}
+    assert old["info"]["learner"]["red"]["learner_stats"]["qf_loss"] >= 0
+    assert old["timesteps_total"] == new["num_env_steps_sampled_lifetime"]
+
+
+def test_nothing_is_warned_of(caplog, recwarn, tmp_path):
+    with caplog.at_level(logging.WARNING):
+        algo = small_battle(old=True).build_algo()
+        algo.train()
+        algo.save_to_path(tmp_path)
+        algo.stop()
+    assert [record.getMessage() for record in caplog.records] == []
+    mine = [w for w in recwarn if "rllib_mfq" in str(w.filename)]
+    assert mine == []
+
+
+def test_a_restored_run_goes_on_exactly_where_it_was(build, tmp_path):
+    config = small_battle(old=True, store_replay_in_checkpoints=True, target_network_update_freq=3)
+    algo = build(config)
+    algo.train()
+    algo.save_to_path(tmp_path)
+    again = MFQ.from_checkpoint(tmp_path)
+    other = build(config.copy(copy_frozen=False).debugging(seed=99))
+    other.train()
+    other.train()  # further on than the checkpoint: its newer weights must go
+    other.restore_from_path(tmp_path)
+    for restored in (again, other):
+        for module_id in ("red", "blue"):
+            assert same(weights(algo, module_id), weights(restored, module_id))
+        assert restored.iteration == algo.iteration
+        assert restored._agent_steps == algo._agent_steps and restored._owed == algo._owed
+        assert restored.env_runner._weights_seq_no == algo.env_runner._weights_seq_no
+    for x in (algo, again, other):
+        x._learn(4)
+    assert same(weights(algo, "red"), weights(again, "red"))
+    assert same(weights(algo, "red"), weights(other, "red"))
+    results = again.train()
+    assert results["training_iteration"] == 2
+    assert results["agent_steps_sampled_lifetime"] > algo._agent_steps
+    again.stop()
+
+
+def test_a_frozen_policy_acts_but_does_not_learn_also_after_from_checkpoint(build, tmp_path):
+    config = small_battle(old=True).multi_agent(policies={"red", "blue"}, policies_to_train=["red"])
+    algo = build(config)
+    before = {m: weights(algo, m) for m in ("red", "blue")}
+    algo.train()
+    algo.save_to_path(tmp_path)
+    again = MFQ.from_checkpoint(tmp_path)
+    again.train()
+    again.train()
+    assert not same(weights(algo, "red"), weights(again, "red"))
+    assert not same(before["red"], weights(algo, "red"))
+    assert same(before["blue"], weights(again, "blue"))
+    again.stop()
+
+
+def test_policies_modules_and_opponents_come_from_an_old_stack_checkpoint(build, tmp_path):
+    algo = build(small_battle(old=True).multi_agent(policies=["shared"]))
+    algo.train()
+    algo.save_to_path(tmp_path)
+    batch = algo.env_runner.sample(explore=False).policy_batches["shared"]
+    acting = np.flatnonzero(batch["loss_mask"])
+    given = {key: batch[key][acting] for key in ("obs", "mean_actions")}
+    policy = Policy.from_checkpoint(str(tmp_path))["shared"]
+    chosen = policy.compute_actions_from_input_dict(given, explore=False)[0]
+    assert chosen.tolist() == batch["actions"][acting].tolist()
+    module = RLModule.from_checkpoint(tmp_path / MODULES / "shared")
+    module = module.forward_inference({k: torch.from_numpy(v) for k, v in given.items()})
+    assert module["actions"].tolist() == chosen.tolist()
+    rival = small_battle().evaluation(
+        evaluation_interval=1,
+        evaluation_duration=2,
+        evaluation_opponents={"old": str(tmp_path)},
+    )
+    results = build(rival).train()["evaluation"]["env_runners"]
+    assert results["num_episodes"] == 2 and "old" in results["win_rate"]
+
+
+def test_callbacks_of_the_old_stack_fire_and_their_metrics_are_reported(build):
+    calls = []
+
+    class Watch(RLlibCallback):
+        def on_sub_environment_created(self, *, worker, sub_environment, env_context, **kwargs):
+            calls.append(("environment", env_context.vector_index))
+
+        def on_episode_end(self, *, worker, policies, episode, env_index, **kwargs):
+            calls.append(("end", sorted(policies.keys())))
+            episode.custom_metrics["steps"] = episode.length
+
+        def on_sample_end(self, *, worker, samples, **kwargs):
+            calls.append(("sample", type(worker).__name__))
+            assert samples.env_steps() == 20
+
+        def on_learn_on_batch(self, *, policy, train_batch, result, **kwargs):
+            calls.append(("learn", len(train_batch)))
+
+    results = build(small_battle(old=True).callbacks(Watch)).train()
+    assert calls[:2] == [("environment", 0), ("environment", 1)]
+    assert ("end", ["blue", "red"]) in calls and ("sample", "MFQRolloutWorker") in calls
+    assert calls.count(("learn", 32)) == 2 * results["num_updates"] > 0
+    assert results["env_runners"]["custom_metrics"]["steps_mean"] == 20
+
+
+class FaultyBattle(MAgent2Population):
+    """A small battle with a NaN reward at its 45th step, if `env_config` says so."""
+
+    def __init__(self, config):
+        super().__init__(magent2("battle_v4", map_size=12, max_cycles=20).parallel_env)
+        self.faulty, self.steps = config.get("faulty"), 0
+
+    def step(self, actions):
+        self.steps += 1
+        steps = super().step(actions)
+        if self.faulty and self.steps == 45:
+            steps["blue"].rewards[0] = np.nan
+        return steps
+
+
+def test_two_workers_survive_a_kill_and_evaluate_remotely_exactly_as_asked(build):
+    config = (
+        small_battle(old=True)
+        .env_runners(num_env_runners=2)
+        .multi_agent(policies=["shared"])
+        .evaluation(
+            evaluation_interval=1,
+            evaluation_duration=3,
+            evaluation_num_env_runners=2,
+            evaluation_opponents={"random": "random"},
+        )
+    )
+    algo = build(config)
+    in_flight = []
+    learn = algo._learn
+
+    def watched(updates):
+        in_flight.append(algo.env_runner_group.num_in_flight_async_reqs("sample"))
+        learn(updates)
+
+    algo._learn = watched
+    for _ in range(2):
+        results = algo.train()
+    assert set(in_flight) == {2}  # both sample while the policies learn
+    assert 0 <= results["weights_lag"] <= 1
+    sampled = results["env_runners"]["num_env_steps_sampled_lifetime"]
+    assert algo._agent_steps == 4 * sampled == len(algo._memories["shared"])
+    assert results["timesteps_total"] == sampled
+    assert results["env_runners"]["episode_reward_mean"] == pytest.approx(
+        results["env_runners"]["episode_return_mean"]
+    )
+    evaluated = results["evaluation"]["env_runners"]
+    assert evaluated["num_episodes"] == 3 and evaluated["num_episodes_lifetime"] == 6
+    assert len(evaluated["hist_stats"]["episode_lengths"]) == 3
+    assert 0 <= evaluated["win_rate"]["random"] <= 1
+
+    ray.kill(algo.env_runner_group._worker_manager.actors()[1], no_restart=False)
+    deadline = time.time() + 120
+    while time.time() < deadline:
+        results = algo.train()
+        if results["fault_tolerance"]["num_remote_worker_restarts"] == 1:
+            break
+    assert results["fault_tolerance"]["num_remote_worker_restarts"] == 1
+    assert results["fault_tolerance"]["num_healthy_workers"] == 2
+    algo._collect()
+    algo._request_fragments()
+    algo._collect()
+    current = [sum(p.sum().item() for p in algo.get_policy("shared").model.q_net.parameters())]
+    theirs = algo.env_runner_group.foreach_env_runner(
+        lambda worker: sum(p.sum().item() for p in worker.module["shared"].q_net.parameters()),
+        local_env_runner=False,
+    )
+    assert theirs == pytest.approx(current * 2, rel=1e-6)
+
+
+def test_a_nan_reward_stops_the_run_before_the_memory(build):
+    register_env("faulty_battle", FaultyBattle)
+    config = small_battle(old=True).environment("faulty_battle", env_config={"faulty": True})
+    algo = build(config)
+    with pytest.raises(PopulationError, match=r"group 'blue', step 5: the reward .* nan"):
+        for _ in range(3):
+            algo.train()
+
+
+def test_tune_runs_it_by_name_with_both_keys_false(tmp_path):
+    config = OLD | {
+        "env": "battle_v4",
+        "env_config": {"map_size": 12, "max_cycles": 20},
+        "num_workers": 0,
+        "multiagent": {"policies": ["shared"]},
+        "num_envs_per_worker": 2,
+        "train_batch_size": 32,
+        "model_config": {"conv_filters": [[8, 3, 2, "valid"]]},
+        "num_steps_sampled_before_learning_starts": 100,
+        "min_sample_timesteps_per_iteration": 40,
+    }
+    analysis = tune.run(
+        "MFQ",
+        config=config,
+        stop={"training_iteration": 2},
+        storage_path=str(tmp_path),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+        verbose=0,
+    )
+    (trial,) = analysis.trials
+    assert trial.last_result["learners"]["shared"]["qf_loss"] >= 0
+    restored = MFQ.from_checkpoint(trial.checkpoint.path)
+    assert isinstance(restored.env_runner, MFQRolloutWorker) and restored.iteration == 2
+    assert restored.config.train_batch_size_per_learner == 32
+    restored.stop()
+
+
+@pytest.mark.parametrize(
+    ("old", "key", "value"),
+    [
+        (True, "num_learners", 1),
+        (True, "num_gpus_per_learner", 1),
+        (True, "algorithm_config_overrides_per_module", {"red": {"lr": 0.1}}),
+        (False, "num_gpus", 1),
+        (False, "keep_per_episode_custom_metrics", True),
+    ],
+)
+def test_a_key_without_meaning_on_a_stack_raises_and_says_where_it_works(old, key, value):
+    assert key in (ONLY_NEW_STACK if old else ONLY_OLD_STACK)
+    config = small_battle(old=old)
+    setattr(config, key, value)
+    with pytest.raises(ValueError, match=f"{key} is .* the {'new' if old else 'old'} API stack"):
+        config.validate()
+    small_battle(old=not old).update_from_dict({key: value}).validate()
+
+
+def test_a_learning_rate_schedule_is_checked_on_the_old_stack_too():
+    with pytest.raises(ValueError, match="lr"):
+        small_battle(old=True, lr=[[100, 1e-3], [200, 1e-4]]).validate()
+
+
+class Rows(gym.Env):
+    """128 numbers, which RLlib's preprocessors take for an Atari console's memory."""
+
+    observation_space = gym.spaces.Box(0, 255, (128,), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, config=None):
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.full(128, 7, np.uint8), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.full(128, 7, np.uint8), float(action), False, self.steps % 5 == 0, {}
+
+
+def test_a_gymnasium_environment_is_played_with_the_observations_it_gives(build):
+    config = small_battle(old=True).environment(Rows, env_config={})
+    algo = build(config)
+    assert algo.get_policy().observation_space == Rows.observation_space
+    results = algo.train()
+    assert results["learners"]["default_policy"]["qf_loss"] >= 0
+    assert (algo._memories["default_policy"].sample(8)["obs"] == 7).all()
+
+
+@pytest.mark.slow
+def test_the_tuned_battle_wins_on_the_old_stack(tmp_path):
+    yaml = Path(__file__).parents[1] / "tuned_examples" / "battle_small.yaml"
+    (experiment,) = read_experiments(yaml).values()
+    experiment["config"] |= OLD | {"seed": 0}
+    experiment["storage_path"] = str(tmp_path)
+    (trial,) = tune.run_experiments({"battle-small": experiment}, verbose=0)
+    result = trial.last_result
+    assert result["evaluation"]["env_runners"]["win_rate"]["random"] >= 0.95
+    assert result["time_total_s"] <= 240
+
+
+def test_half_a_stack_is_refused():
+    with pytest.raises(ValueError, match="both"):
+        MFQConfig().api_stack(enable_env_runner_and_connector_v2=False).validate()
