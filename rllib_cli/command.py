@@ -18,22 +18,31 @@ import click
 
 from rllib_cli import examples
 from rllib_cli.experiments import BadInput, read_experiments
-from rllib_cli.options import Options, apply_options, experiment_from_options
+from rllib_cli.options import Options, apply_options, experiment_from_options, use_token
+
+Command = Callable[..., None]
 
 TRUST = "Loading a checkpoint unpickles it: load only checkpoints you trust."
 
 OBSOLETE = {
-    ("--ray-ui/--no-ray-ui",): "start Ray's dashboard with `ray start --head`",
-    ("--ray-num-nodes",): "start more nodes with `ray start` and give --ray-address",
-    ("--trace/--no-trace",): "it was TensorFlow's",
-    ("--eager/--no-eager",): "it was TensorFlow's",
-    ("--torch/--no-torch",): "torch is what RLlib trains with",
-    ("--export-formats",): "a checkpoint holds the networks",
-    ("--resources-per-trial",): "RLlib sums them up from num_env_runners and num_learners",
-    ("--upload-dir",): "--storage-path takes URIs, too",
-    ("--log-level",): "use -v or -vv",
+    "--ray-ui/--no-ray-ui": "start Ray's dashboard with `ray start --head`",
+    "--ray-num-nodes": "start more nodes with `ray start` and give --ray-address",
+    "--trace/--no-trace": "it was TensorFlow's",
+    "--eager/--no-eager": "it was TensorFlow's",
+    "--torch/--no-torch": "torch is what RLlib trains with",
+    "--export-formats": "a checkpoint holds the networks",
+    "--resources-per-trial": "RLlib sums them up from num_env_runners and num_learners",
+    "--upload-dir": "--storage-path takes URIs, too",
 }
-"""Options that have lost their meaning, and what to know instead."""
+"""Options of training that have lost their meaning, and what to know instead."""
+
+OBSOLETE_IN_EVALUATION = {
+    "--local-mode/--no-local-mode": "it plays in one process anyway",
+    "--save-info/--no-save-info": "--out writes JSON",
+    "--use-shelve/--no-use-shelve": "--out writes JSON",
+    "--track-progress/--no-track-progress": "every episode is printed",
+    "--video-dir": "--render shows a window",
+}
 
 TRAIN_OPTIONS = [
     click.option("--stop", "-s", help="When to stop, as JSON or YAML, instead of the file's."),
@@ -81,20 +90,28 @@ TRAIN_OPTIONS = [
 ]
 
 
-def _obsolete(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Says that an option that was given has no meaning any more."""
-    if value is not None:
-        name = parameter.opts[0]
-        reason = next(why for names, why in OBSOLETE.items() if names[0].startswith(name))
-        click.echo(f"note: {name} is ignored: {reason}.", file=sys.stderr)
+def obsolete(options: dict[str, str]) -> Callable[[Command], Command]:
+    """Adds options that do nothing but say so, hidden from the help."""
+
+    def notice(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            name = parameter.opts[0]
+            reason = next(why for names, why in options.items() if names.split("/")[0] == name)
+            click.echo(f"note: {name} is ignored: {reason}.", file=sys.stderr)
+
+    def add(command: Command) -> Command:
+        for names in options:
+            command = click.option(
+                names, default=None, hidden=True, expose_value=False, callback=notice
+            )(command)
+        return command
+
+    return add
 
 
-def train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of training, the obsolete ones hidden."""
-    for names in reversed(OBSOLETE):
-        command = click.option(
-            *names, default=None, hidden=True, expose_value=False, callback=_obsolete
-        )(command)
+def train_options(command: Command) -> Command:
+    """Adds the options of training."""
+    command = obsolete(OBSOLETE)(command)
     for option in reversed(TRAIN_OPTIONS):
         command = option(command)
     return command
@@ -178,6 +195,7 @@ def train_file(path: Path, log_debug: bool, **options: Any) -> None:
 @click.option("--seed", type=int, help="Seed of the environments and draws.")
 @click.option("--log-info", "-v", "verbose", count=True, help="More logs; -vv: all.")
 @click.option("--import", "plugins", multiple=True, help="Import a module that registers things.")
+@obsolete(OBSOLETE_IN_EVALUATION)
 def evaluate(checkpoint: str, **options: Any) -> None:
     """Plays CHECKPOINT greedily and prints every episode.
 
@@ -260,6 +278,7 @@ def _run(read: Callable[[], dict[str, Any]], options: Options) -> None:
     with _told_in_one_sentence(options.verbose):
         experiments = read()
         apply_options(experiments, options)  # what does not parse is told before the wait
+        use_token(options)
         from rllib_cli.train import train as train_experiments
 
         code = train_experiments(experiments, options)

@@ -53,7 +53,7 @@ def evaluate(checkpoint: str, play: Play) -> None:
     be_quiet(play.verbose)
     import_plugins(play.plugins)
     config = _config(path, play)
-    start_ray(Options(verbose=play.verbose, ray_num_cpus=1))
+    start_ray(Options(verbose=play.verbose, ray_address="local", ray_num_cpus=1))
     try:
         algorithm = config.build_algo()
         algorithm.restore_from_path(path)

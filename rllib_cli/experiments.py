@@ -149,8 +149,10 @@ def _from_python(path: Path) -> Experiment:
     config: Any = names.get("config")
     if not hasattr(config, "algo_class") or not hasattr(config, "to_dict"):
         raise BadInput(f"{path} defines no 'config' that is an AlgorithmConfig.")
-    return {
-        "run": config.algo_class,
-        "config": {key: value for key, value in config.to_dict().items() if key != "class"},
-        "stop": names.get("stop") or {},
+    default = vars(type(config)())
+    changed = {
+        key: value
+        for key, value in vars(config).items()
+        if key != "_is_frozen" and not (key in default and default[key] == value)
     }
+    return {"run": config.algo_class, "config": changed, "stop": names.get("stop") or {}}

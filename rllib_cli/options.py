@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +115,31 @@ def _applied(experiment: Experiment, options: Options) -> Experiment:
     if options.seed is not None:
         config["seed"] = options.seed
     if options.local_mode:
-        for old in ("num_workers", "num_rollout_workers"):
+        for old in ("num_workers", "num_rollout_workers", "evaluation_num_workers"):
             config.pop(old, None)
-        config |= {"num_env_runners": 0, "num_learners": 0}
+        config |= {"num_env_runners": 0, "num_learners": 0, "evaluation_num_env_runners": 0}
     set_values(config, options.assignments)
     return experiment
+
+
+def cluster(options: Options) -> str | None:
+    """The address of the cluster to join; None for a Ray of our own.
+
+    Ray by itself would also join whichever cluster was last started on this machine.
+    """
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
+
+
+def use_token(options: Options) -> None:
+    """Has Ray show its token to a cluster, if there is a token.
+
+    `ray start` asks for one wherever one exists, but a driver that joins does not show it by
+    itself. To be called before Ray is imported, which is when it reads the variable.
+    """
+    exists = (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
+    if cluster(options) and exists:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def storage(path: str) -> str:

@@ -5,7 +5,7 @@ Tune warns once of a stop key that results lack, and then runs for ever.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 TOP = {
@@ -89,12 +89,13 @@ class Run:
 
     def names(self) -> list[str]:
         """All keys that are known by name."""
-        names = [*TOP, *(f"env_runners/{name}" for name in self._runner(self.figures))]
+        names = [*TOP, *(f"env_runners/{name}" for name in [*self._runner(), *self._sides()])]
         if self.groups is not None:
             names += MFQ_TOP
         if self.evaluates:
-            figures = () if self.opponents else self.figures
-            names += [f"evaluation/env_runners/{name}" for name in self._runner(figures)]
+            # Of matches only the learner's side is told, whichever group it played.
+            runner = [*self._runner(), *(() if self.opponents else self._sides())]
+            names += [f"evaluation/env_runners/{name}" for name in runner]
             for opponent in self.opponents:
                 prefix = f"evaluation/env_runners/opponents/{opponent}"
                 names += [f"evaluation/env_runners/win_rate/{opponent}", f"{prefix}/return_mean"]
@@ -104,7 +105,7 @@ class Run:
                 names += [f"{prefix}/eliminated"] if "survivors" in self.figures else []
         return names
 
-    def _runner(self, figures: Collection[str]) -> Iterable[str]:
+    def _runner(self) -> Iterator[str]:
         yield from RUNNER
         if self.groups is None:
             yield from STOCK_RUNNER
@@ -112,14 +113,14 @@ class Run:
             who = self.groups if "agent" in steps else self.modules
             for each in who or ():
                 yield from (f"{steps}/{each}", f"{steps}_lifetime/{each}")
+
+    def _sides(self) -> Iterator[str]:
         for group in self.groups or ():
-            yield from (f"{figure}/{group}" for figure in ("group_returns_mean", *figures))
-        if self.groups is not None and len(self.groups) == 2:
-            yield from (f"win_rate/{group}" for group in self.groups)
-        returns = (
-            "module_episode_return_mean" if self.groups is None else "module_episode_returns_mean"
-        )
-        yield from (f"{returns}/{module}" for module in self.modules or ())
+            yield from (f"{figure}/{group}" for figure in ("group_returns_mean", *self.figures))
+            if len(self.groups or ()) == 2:
+                yield f"win_rate/{group}"
+        returns = "module_episode_return" if self.groups is None else "module_episode_returns"
+        yield from (f"{returns}_mean/{module}" for module in self.modules or ())
 
     def _by_agent(self) -> list[str]:
         per_agent = ["agent_episode_return_mean", "module_episode_return_mean"]

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from rllib_cli.experiments import BadInput
-from rllib_cli.options import Options
+from rllib_cli.options import Options, cluster
 
 
 def be_quiet(verbose: int) -> None:
@@ -50,17 +50,18 @@ def start_ray(options: Options) -> None:
     if ray.is_initialized():
         return
     level = ("ERROR", "INFO", "DEBUG")[min(options.verbose, 2)]
+    address = cluster(options)
     arguments: dict[str, Any] = {
-        "address": options.ray_address,
+        "address": address or "local",
         "num_cpus": options.ray_num_cpus,
         "num_gpus": options.ray_num_gpus,
         "object_store_memory": options.ray_object_store_memory,
-        "include_dashboard": None if options.ray_address else False,
+        "include_dashboard": None if address else False,
         "log_to_driver": options.verbose > 0,
         "logging_level": level,
     }
     given = {key: value for key, value in arguments.items() if value is not None}
-    if options.ray_address:
+    if address:
         for key in ("num_cpus", "num_gpus", "object_store_memory"):
             if key in given:
                 raise BadInput(f"--ray-{key.replace('_', '-')} is the cluster's to say, not ours.")
@@ -68,4 +69,4 @@ def start_ray(options: Options) -> None:
         ray.init(**given)
     except (ConnectionError, ValueError, RuntimeError) as error:
         message = " ".join(str(error).split())
-        raise BadInput(f"--ray-address {options.ray_address}: {message}") from error
+        raise BadInput(f"--ray-address {address}: {message}") from error

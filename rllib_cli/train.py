@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
+import random
 import shlex
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import click
+import numpy as np
 import ray
 from pyarrow.fs import FileSelector
 from ray import tune
@@ -22,7 +23,7 @@ from ray.tune.utils import flatten_dict
 from rllib_cli.checkpoint import check_checkpoint
 from rllib_cli.experiments import BadInput, Experiment
 from rllib_cli.interrupt import Interrupt
-from rllib_cli.options import Options, apply_options, storage
+from rllib_cli.options import Options, apply_options, cluster, storage
 from rllib_cli.progress import Progress, summary
 from rllib_cli.reported import is_goal
 from rllib_cli.scheduler import make_scheduler
@@ -59,6 +60,9 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
     wandb = _wandb(options)
     start_ray(options)
     _check_resources(checked, options)
+    if options.seed is not None:  # Tune's draws come from these two
+        random.seed(options.seed)
+        np.random.seed(options.seed)
     codes = []
     for plan in plans:  # one after another: Tune resumes no two experiments at once
         codes.append(_run(plan, options, wandb))
@@ -126,6 +130,9 @@ def _run(plan: _Plan, options: Options, callbacks: list[tune.Callback]) -> int:
 
 def prepare(experiments: dict[str, Experiment], options: Options) -> dict[str, Checked]:
     """Applies the options, translates old names and checks, with a notice of what changed."""
+    if options.local_mode:
+        note = "Ray has none any more; num_env_runners and num_learners are 0 instead"
+        click.echo(f"note: --local-mode: {note}.", file=sys.stderr)
     checked = {}
     for name, experiment in apply_options(experiments, options).items():
         translated, notices = translate(name, experiment)
@@ -164,7 +171,7 @@ def _check_resources(checked: dict[str, Checked], options: Options) -> None:
             if needed <= have.get(kind, 0):
                 continue
             message = f"{name}: a trial needs {needed:g} {kind}, Ray has {have.get(kind, 0):g}"
-            if options.ray_address or os.environ.get("RAY_ADDRESS"):
+            if cluster(options):
                 click.echo(f"note: {message} now; it waits for more.", file=sys.stderr)
             else:
                 ray.shutdown()

@@ -36,7 +36,14 @@ KEYS = {
     "scheduler",
     "scheduler_config",
 }
-SPECIAL = {"env", "multiagent", "callbacks", "train_batch_size_per_learner", "lambda", "input"}
+SPECIAL = {
+    "multiagent",
+    "callbacks",
+    "train_batch_size_per_learner",
+    "framework",
+    "lambda",
+    "input",
+}
 """Keys that RLlib takes although no config has an attribute of that name."""
 
 
@@ -102,7 +109,8 @@ def find_algorithm(name: str, run: Any) -> type[Algorithm]:
         found = _imported(run)
     if not isinstance(found, type) or not issubclass(found, Algorithm):
         names = ["MFQ", *ALGORITHMS]
-        near = did_you_mean(run.upper(), names) or did_you_mean(run, names)
+        spelled = {other.lower(): other for other in names}.get(run.lower())
+        near = f" (did you mean {spelled!r}?)" if spelled else did_you_mean(run, names)
         raise BadInput(
             f"{name}: there is no algorithm {run!r}{near}; this RLlib has "
             f"{', '.join(names)}, and any class path."
@@ -126,7 +134,7 @@ def _typed(
 ) -> tuple[dict[str, Any], list[str]]:
     """The config with numbers where they belong, and notices of keys without any effect."""
     default = algorithm.get_default_config()
-    known = vars(default if isinstance(default, AlgorithmConfig) else AlgorithmConfig())
+    known = {**vars(default), "train_batch_size_per_learner": default.train_batch_size_per_learner}
     typed, notices = {}, []
     for key, value in config.items():
         legal = {*known, *SPECIAL} | ({"model_config"} if issubclass(algorithm, MFQ) else set())
@@ -186,6 +194,7 @@ def _probe(name: str, config: AlgorithmConfig) -> Run:
         bool(config.callbacks_class) and config.callbacks_class != AlgorithmConfig().callbacks_class
     )
     listens |= any(value for key, value in vars(config).items() if key.startswith("callbacks_on_"))
+    listens |= not config.enable_rl_module_and_learner  # the old API stack reports more
     evaluates = bool(config.evaluation_interval)
     algorithm = config.algo_class
     if not issubclass(algorithm, MFQ):
