@@ -98,7 +98,8 @@ class Run:
             names += [f"evaluation/env_runners/{name}" for name in runner]
             for opponent in self.opponents:
                 prefix = f"evaluation/env_runners/opponents/{opponent}"
-                names += [f"evaluation/env_runners/win_rate/{opponent}", f"{prefix}/return_mean"]
+                names += [f"evaluation/env_runners/win_rate/{opponent}"]
+                names += [f"{prefix}/group_returns_mean/{group}" for group in self.groups or ()]
                 names += [
                     f"{prefix}/{side}{name}" for side in ("", "their_") for name in self.figures
                 ]
