@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 
 from benchmarks.measure import RESULTS, ROOT
-from benchmarks.tuned_examples import TABLE
+from benchmarks.tuned_examples import FIGURES, TABLE
 
 Measured = dict[str, dict[str, list[dict[str, str]]]]  # example -> figure -> rows over seeds
 
@@ -23,7 +23,7 @@ def measured() -> Measured:
     found: Measured = {}
     for row in csv.DictReader(TABLE.open()):
         found.setdefault(row["example"], {}).setdefault(row["figure"], []).append(row)
-    return found
+    return {example: found[example] for example in FIGURES if example in found}
 
 
 def learning_table() -> str:
@@ -75,8 +75,8 @@ def files() -> dict[Path, str]:
     """Every file that shows figures, as it should be."""
     readme = (ROOT / "README.md").read_text()
     for name, table in (("learning", learning_table()), ("speed", speed_table())):
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        readme = re.sub(pattern, lambda m, t=table: m[1] + t + m[2], readme, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        readme = re.sub(pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", readme, flags=re.S)
     found = {ROOT / "README.md": readme}
     for example in measured():
         path = ROOT / "tuned_examples" / f"{example}.yaml"
