@@ -57,6 +57,9 @@ def evaluate(checkpoint: str, play: Play) -> None:
     try:
         algorithm = config.build_algo()
         algorithm.restore_from_path(path)
+        if play.opponent:  # RLlib restores the runner that trains, and syncs this one when asked
+            weights = algorithm.env_runner.module.get_state(inference_only=True)
+            algorithm.eval_env_runner.module.set_state(weights)
     except Exception as error:
         raise _told(checkpoint, error) from error
     try:

@@ -10,11 +10,15 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from ray.rllib.core.rl_module.rl_module import RLModule
 
 from rllib_cli import command, evaluate, examples, progress
+from rllib_mfq import MFQEnvRunner
+from rllib_mfq.algorithm.opponents import find_modules
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -247,6 +251,28 @@ def test_evaluate_plays_matches_on_both_sides_in_turn(trained, tmp_path):
         assert f"as {mine} against random" in line and f"{episode['return']:.1f}" in line
     rates = [episode["share"] for episode in content["episodes"]]
     assert content["summary"]["win_rate"] == sum(rates) / 4
+
+
+@pytest.mark.parametrize("opponent", [(), ("--opponent", "random")])
+def test_evaluate_plays_with_the_weights_of_the_checkpoint(trained, monkeypatch, opponent):
+    played = []
+
+    def record(self, *args, **kwargs):
+        played.append(self.module.get_state())
+        return sample(self, *args, **kwargs)
+
+    sample = MFQEnvRunner.sample
+    monkeypatch.setattr(MFQEnvRunner, "sample", record)
+    result = rllib("evaluate", trained.checkpoint, "--episodes", 1, *opponent)
+    assert result.exit_code == 0, result.output
+    saved = {
+        module_id: RLModule.from_checkpoint(folder).get_state(inference_only=True)
+        for module_id, folder in find_modules(trained.checkpoint).items()
+    }
+    assert played and saved
+    for module_id, state in saved.items():
+        for name, value in state.items():
+            np.testing.assert_array_equal(played[-1][module_id][name], value)
 
 
 def test_evaluate_plays_a_checkpoint_against_itself_and_counts_steps(trained):
