@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import click
 
 from rllib_cli import examples
 from rllib_cli.experiments import BadInput, parse_mapping, read_experiments
+from rllib_cli.namesakes import other_commands
 from rllib_cli.options import Options, apply_options, experiment_from_options, use_token
 
 Command = Callable[..., None]
@@ -273,25 +273,6 @@ def example_get(name: str) -> None:
 def example_run(name: str, log_debug: bool, **options: Any) -> None:
     """Trains an example; takes the options of `rllib train file`."""
     _run(lambda: read_experiments(examples.find(name)), _options(log_debug, options))
-
-
-def other_commands() -> list[str]:
-    """A sentence on every other `rllib` that could be meant: Ray up to 2.41 brought one."""
-    found = []
-    for entry in importlib.metadata.entry_points(group="console_scripts", name="rllib"):
-        if entry.dist is not None and entry.module.partition(".")[0] != __package__:
-            found.append(
-                f"{entry.dist.name} {entry.dist.version} installs an rllib command, too, in the "
-                "same place; reinstall rllib_mfq, or use `python -m rllib_cli`."
-            )
-    here = Path(sys.argv[0]).absolute()
-    for folder in os.environ.get("PATH", "").split(os.pathsep):
-        other = Path(folder or ".", here.name).absolute()
-        if here.name != "rllib" or other.resolve() == here.resolve():
-            break  # what comes after us on the PATH is not meant
-        if os.access(other, os.X_OK) and other.is_file():
-            found.append(f"the rllib that comes first on the PATH is another one, {other}.")
-    return found
 
 
 def _given(context: click.Context, name: str) -> bool:

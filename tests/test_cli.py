@@ -16,13 +16,13 @@ import yaml
 from click.testing import CliRunner
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from rllib_cli import command, evaluate, examples, progress
+from rllib_cli import command, evaluate, examples, namesakes, progress
 from rllib_mfq import MFQEnvRunner
 from rllib_mfq.algorithm.opponents import find_modules
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LIGHT = {"__init__", "__main__", "command", "examples", "experiments", "options"}
+LIGHT = {"__init__", "__main__", "command", "examples", "experiments", "namesakes", "options"}
 TINY = {
     "run": "MFQ",
     "env": "battle_v4",
@@ -189,15 +189,15 @@ def test_bad_input_ends_with_code_2_and_a_traceback_only_with_vv(ray_session):
 
 
 def test_another_rllib_command_is_named(tmp_path, monkeypatch):
-    assert command.other_commands() == []
+    assert namesakes.other_commands() == []
     modules = {"ray": "ray.rllib.scripts", "rllib_mfq": "rllib_cli.command"}
     entries = [
         SimpleNamespace(dist=SimpleNamespace(name=name, version="2.40.0"), module=module)
         for name, module in modules.items()
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(command.importlib.metadata, "entry_points", lambda **kwargs: entries)
-        (told,) = command.other_commands()
+        patch.setattr(namesakes.importlib.metadata, "entry_points", lambda **kwargs: entries)
+        (told,) = namesakes.other_commands()
     assert "ray 2.40.0" in told
     for folder in ("first", "ours", "last"):
         (tmp_path / folder).mkdir()
@@ -206,10 +206,10 @@ def test_another_rllib_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "ours" / "rllib")])
     paths = [str(tmp_path / folder) for folder in ("first", "ours", "last")]
     monkeypatch.setenv("PATH", os.pathsep.join(paths))
-    (told,) = command.other_commands()
+    (told,) = namesakes.other_commands()
     assert str(tmp_path / "first" / "rllib") in told
     monkeypatch.setenv("PATH", os.pathsep.join(paths[1:]))
-    assert command.other_commands() == []
+    assert namesakes.other_commands() == []
 
 
 def test_a_pipe_gets_the_final_lines_only(trained):
