@@ -350,3 +350,9 @@ def test_an_unknown_argument_is_refused_with_the_nearest_name(name, argument, ne
     message = str(error.value)
     assert name in message and repr(argument) in message and message.endswith(".")
     assert near is None or f"did you mean {near!r}" in message
+
+
+@pytest.mark.parametrize(("argument", "value"), [("step_reward", "1e-3"), ("map_size", "20")])
+def test_text_where_a_number_belongs_is_refused(argument, value):
+    with pytest.raises(ValueError, match=f"battle_v4: {argument} is the string '{value}'"):
+        magent2("battle_v4", **{argument: value})

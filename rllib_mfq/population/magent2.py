@@ -38,7 +38,7 @@ def magent2(name: str, **arguments: Any) -> MAgent2Population:
             `minimap_mode`, `extra_features`, `render_mode`, `seed` and the reward terms.
 
     Raises:
-        ValueError: an unknown environment or argument.
+        ValueError: an unknown environment or argument, or text where a number belongs.
     """
     if name not in ENVIRONMENTS:
         raise ValueError(
@@ -47,12 +47,14 @@ def magent2(name: str, **arguments: Any) -> MAgent2Population:
         )
     module = importlib.import_module(f"magent2.environments.{name}")
     legal = _legal_arguments(module)
-    for argument in arguments:
+    for argument, value in arguments.items():
         if argument not in legal:
             raise ValueError(
                 f"{name} has no argument {argument!r}"
                 f"{did_you_mean(argument, legal)}; legal are {sorted(legal)}."
             )
+        if isinstance(value, str) and argument != "render_mode":
+            raise ValueError(f"{name}: {argument} is the string {value!r}; it must be a number.")
     return MAgent2Population(module.parallel_env(**arguments))
 
 
