@@ -131,12 +131,12 @@ def summary(trial: Trial, searched: Sequence[str] = ()) -> str:
     result = _result(trial)
     evaluated = result.get("evaluation", {}).get("env_runners", {})
     reached = [
-        f"win rate against {opponent} {rate:.2f}"
-        for opponent, rate in evaluated.get("win_rate", {}).items()
+        f"win rate against {opponent} {evaluated['win_rate'][opponent]:.2f}"
+        for opponent in evaluated.get("opponents", {})
     ]
-    if not reached:
-        returns = result.get("env_runners", {}).get("episode_return_mean", math.nan)
-        reached = [f"return {returns:.1f}"]
+    if not reached:  # greedy play, if it was evaluated, says more than play that explores
+        figures = evaluated or result.get("env_runners", {})
+        reached = [f"return {figures.get('episode_return_mean', math.nan):.1f}"]
     checkpoint = trial.checkpoint.path if trial.checkpoint else "none"
     return (
         f"{name}: {', '.join(reached)} after {result.get('time_total_s', 0):.0f} s; "
