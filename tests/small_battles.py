@@ -63,3 +63,16 @@ def weights(algo, module_id):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def requests_while_learning(algo):
+    """A list that gets, at every call of the learner, how many fragments are under way."""
+    in_flight = []
+    learn = algo._learn
+
+    def watched(updates):
+        in_flight.append(algo.env_runner_group.num_in_flight_async_reqs("sample"))
+        learn(updates)
+
+    algo._learn = watched
+    return in_flight

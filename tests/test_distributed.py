@@ -8,7 +8,7 @@ import ray
 import torch
 from ray import cloudpickle
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from small_battles import FaultyBattle, small_battle
+from small_battles import FaultyBattle, requests_while_learning, small_battle
 
 from rllib_mfq import PopulationError
 
@@ -44,14 +44,7 @@ def test_remote_runners_sample_with_weights_at_most_one_round_old(build, runners
 
 def test_the_learner_learns_while_the_runners_sample(build):
     algo = build(shared_battle().env_runners(num_env_runners=1))
-    in_flight = []
-    learn = algo._learn
-
-    def watched(updates):
-        in_flight.append(algo.env_runner_group.num_in_flight_async_reqs("sample"))
-        learn(updates)
-
-    algo._learn = watched
+    in_flight = requests_while_learning(algo)
     algo.train()
     assert in_flight and set(in_flight) == {1}
 

@@ -15,7 +15,15 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.policy import Policy
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from small_battles import MODULES, OLD, FaultyBattle, same, small_battle, weights
+from small_battles import (
+    MODULES,
+    OLD,
+    FaultyBattle,
+    requests_while_learning,
+    same,
+    small_battle,
+    weights,
+)
 
 from rllib_cli.experiments import read_experiments
 from rllib_mfq import MFQ, MFQConfig, MFQRolloutWorker, PopulationError
@@ -263,14 +271,7 @@ def test_two_workers_survive_a_kill_and_evaluate_remotely_exactly_as_asked(build
         )
     )
     algo = build(config)
-    in_flight = []
-    learn = algo._learn
-
-    def watched(updates):
-        in_flight.append(algo.env_runner_group.num_in_flight_async_reqs("sample"))
-        learn(updates)
-
-    algo._learn = watched
+    in_flight = requests_while_learning(algo)
     for _ in range(2):
         results = algo.train()
     assert set(in_flight) == {2}  # both sample while the policies learn

@@ -214,9 +214,8 @@ class OldStackAlgorithm(Algorithm):
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         super().save_checkpoint(checkpoint_dir)
-        if (
-            self.on_old_stack
-        ):  # modules lie where the new stack has them: opponents are made of them
+        if self.on_old_stack:
+            # Where the new stack has its modules: opponents are made of them.
             self.env_runner.module.save_to_path(Path(checkpoint_dir, MODULES_IN_CHECKPOINT))
 
     @override(Algorithm)
