@@ -7,6 +7,7 @@ import math
 import random
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ def _plan(name: str, checked: Checked) -> _Plan:
     metric = settings.get("metric") or next(iter([*goals, *rates, RETURN]))
     kind = experiment.get("scheduler") or "fifo"
     return _Plan(
-        _tune_experiment(name, experiment),
+        tune_experiment(name, experiment),
         make_scheduler(name, kind, settings, metric, run),
         metric,
         settings.get("mode", "max"),
@@ -181,7 +182,13 @@ def _check_resources(checked: dict[str, Checked], options: Options) -> None:
                 )
 
 
-def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
+def tune_experiment(
+    name: str, experiment: Experiment, trial_dirname_creator: Callable[[Trial], str] = str
+) -> TuneExperiment:
+    """An experiment that has been checked, as Tune takes it.
+
+    Tune's own folder names hold every setting that is searched, and fill three lines.
+    """
     keys = ("run", "stop", "config", "num_samples", "restore", "max_failures")
     given = {
         key: experiment[key]
@@ -190,8 +197,7 @@ def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
     }
     if experiment.get("storage_path"):
         given["storage_path"] = storage(experiment["storage_path"])
-    # Tune's own folder names hold every setting that is searched, and fill three lines.
-    given |= {"trial_dirname_creator": str}
+    given |= {"trial_dirname_creator": trial_dirname_creator}
     checkpoints = {"checkpoint_at_end": True, **experiment["checkpoint_config"]}
     try:
         return TuneExperiment(name, checkpoint_config=tune.CheckpointConfig(**checkpoints), **given)
