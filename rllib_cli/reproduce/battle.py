@@ -1,4 +1,4 @@
-"""Battle: mean field and independent Q-learning, trained by self-play and played against each other."""
+"""Battle: mean field and independent Q-learning by self-play, then against each other."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ import click
 import ray
 from ray import tune
 from ray.tune.experiment import Experiment as TuneExperiment
-from ray.tune.experiment import Trial
 
 from rllib_cli import examples
 from rllib_cli.experiments import BadInput, Experiment, read_experiments
@@ -21,7 +20,6 @@ from rllib_cli.options import Options
 from rllib_cli.progress import Progress
 from rllib_cli.session import be_quiet, import_plugins, start_ray
 from rllib_cli.train import prepare, tune_experiment
-
 
 VARIANT = "__variant__"
 """Key of the config that tells trials apart; MFQ leaves keys of this form to Tune."""
@@ -100,14 +98,14 @@ def _side_by_side(
 ) -> TuneExperiment:
     """One experiment of Tune's, since of several it would only log the first."""
     config = experiment["config"]
+    default = experiment["run"].get_default_config().to_dict()
 
     def value(variant: str, key: str) -> Any:
-        return variants[variant].get(key, config[key])
+        return variants[variant].get(key, config.get(key, default[key]))
 
     searched = {key for changes in variants.values() for key in changes}
     drawn = {
-        key: tune.sample_from(lambda spec, key=key: value(spec.config[VARIANT], key))
-        for key in searched
+        key: tune.sample_from(lambda drawn, key=key: value(drawn[VARIANT], key)) for key in searched
     }
     planned = {**experiment, "config": config | drawn | {VARIANT: tune.grid_search([*variants])}}
     return tune_experiment(
