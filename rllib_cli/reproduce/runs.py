@@ -105,7 +105,8 @@ def _side_by_side(
 
     searched = {key for changes in variants.values() for key in changes}
     drawn = {
-        key: tune.sample_from(lambda drawn, key=key: value(drawn[VARIANT], key)) for key in searched
+        key: tune.sample_from(lambda spec, key=key: value(spec.config[VARIANT], key))
+        for key in searched
     }
     planned = {**experiment, "config": config | drawn | {VARIANT: tune.grid_search([*variants])}}
     return tune_experiment(
