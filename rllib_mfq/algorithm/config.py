@@ -31,8 +31,10 @@ DEFAULTS: dict[str, Any] = {
     "mean_action_iterations": 1,
     "mean_action_input": "previous",
     "temperature": [[0, 0.5], [2_000_000, 0.05]],
+    "shared_exploration": 0.0,
     "target": "mean_field",
     "dueling": False,
+    "table_levels": None,
     "tau": 0.01,
     "target_network_update_freq": 1,
     "training_intensity": 0.5,
@@ -88,6 +90,12 @@ def acting(settings: Mapping[str, Any]) -> dict[str, Any]:
         "mean_action_input": settings["mean_action_input"],
         "mean_action_dim": width if neighborhood == "all" else None,
         "dueling": settings["dueling"],
+        "table_levels": settings["table_levels"],
+        "shared_exploration": (
+            schedule_value(settings["shared_exploration"], 0)
+            if settings["shared_exploration"]
+            else None
+        ),
         "temperature": schedule_value(settings["temperature"], 0),
     }
 
@@ -133,8 +141,10 @@ class MFQConfig(AlgorithmConfig):
         mean_action_iterations: int = NotProvided,
         mean_action_input: str = NotProvided,
         temperature: float | list[list[float]] = NotProvided,
+        shared_exploration: float | list[list[float]] = NotProvided,
         target: str = NotProvided,
         dueling: bool = NotProvided,
+        table_levels: int | None = NotProvided,
         tau: float = NotProvided,
         target_network_update_freq: int = NotProvided,
         training_intensity: float = NotProvided,
@@ -155,8 +165,15 @@ class MFQConfig(AlgorithmConfig):
                 agents acted on, or `current`, the one their step produced.
             temperature: T of the Boltzmann policy, in units of reward, above 0: a number, or
                 `[[agent_steps, value], ...]`, linear in between.
+            shared_exploration: standard deviation of a preference for each action that all agents
+                of a group share, added to the logits Q / T and drawn anew at every step: a
+                number or a schedule as `temperature`. Where the reward depends on what the
+                crowd does together, agents that explore independently average out.
             target: what the next state is worth: `mean_field`, `double_q` or `max`.
             dueling: split the Q head into state value and advantages.
+            table_levels: learn a table instead of a network, for observations that are one whole
+                number; mean actions are rounded to multiples of 1 / table_levels, and `lr` is
+                the paper's alpha.
             tau: how far the target network moves towards the network.
             target_network_update_freq: gradient updates between two such moves (updates, not
                 sampled steps as in RLlib's DQN: the paper moves it after every update).

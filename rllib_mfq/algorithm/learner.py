@@ -24,6 +24,7 @@ from rllib_mfq.algorithm.rl_module import (
 )
 from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, next_value, schedule_value
+from rllib_mfq.mean_field.table import make_optimizer
 
 NUM_UPDATES = "num_updates"
 
@@ -48,14 +49,23 @@ class MFQTorchLearner(TorchLearner):
         return marl_spec
 
     @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        network = self.module[module_id].unwrapped().q_net
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=make_optimizer(network, 0.0),  # RLlib sets the rate
+            params=list(network.parameters()),
+            lr_or_lr_schedule=config.lr,
+        )
+
+    @override(TorchLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         agent_steps = timesteps.get(NUM_AGENT_STEPS_SAMPLED_LIFETIME, 0)
         for module_id in self.module.keys():
             if self.should_module_be_updated(module_id):
                 config = self.config.get_config_for_module(module_id)
-                temperature = schedule_value(config.temperature, agent_steps)
-                self.module[module_id].unwrapped().temperature.fill_(temperature)
+                follow_schedules(self.module[module_id].unwrapped(), vars(config), agent_steps)
 
     @override(TorchLearner)
     def compute_loss_for_module(
@@ -135,6 +145,7 @@ def module_loss(
         batch[Columns.TERMINATEDS].bool(),
         value,
         gamma,
+        weights=module.loss_weights(batch),
     )
     return loss, {
         "qf_mean": q.detach().mean(),
@@ -143,6 +154,16 @@ def module_loss(
         "target_value_mean": value.mean(),
         "temperature": module.temperature.clone(),
     }
+
+
+def follow_schedules(
+    module: MFQTorchRLModule, settings: Mapping[str, Any], agent_steps: float
+) -> None:
+    """Sets how a module explores after so many rows, on either API stack."""
+    module.temperature.fill_(schedule_value(settings["temperature"], agent_steps))
+    if module.shared_exploration is not None:
+        strength = schedule_value(settings["shared_exploration"], agent_steps)
+        module.shared_exploration.fill_(strength)
 
 
 def move_target(module: MFQTorchRLModule, updates: int, every: int, tau: float) -> None:

@@ -235,11 +235,19 @@ class PopulationRunner:
                 functools.partial(self._act, module_id),
                 module.neighborhood,
                 module.mean_action_iterations,
+                None
+                if module.shared_exploration is None
+                else functools.partial(self._act, module_id),
             )
         return players
 
     def _act(
-        self, module_id: str, obs: Array, mean_actions: Array, action_mask: Array | None
+        self,
+        module_id: str,
+        obs: Array,
+        mean_actions: Array,
+        action_mask: Array | None,
+        crowd: Array | None = None,
     ) -> Array:
         module = self.module[module_id].unwrapped()
         if self._random_actions:
@@ -250,7 +258,12 @@ class PopulationRunner:
             )
             return random_actions(mask, self._generator)
         chosen: Array = module.act(
-            obs, mean_actions, action_mask, explore=self._explore, generator=self._generator
+            obs,
+            mean_actions,
+            action_mask,
+            explore=self._explore,
+            generator=self._generator,
+            crowd=None if self.config.in_evaluation else crowd,
         )
         return chosen
 

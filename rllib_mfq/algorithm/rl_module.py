@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rllib_mfq.mean_field.neighborhood import Neighborhood, did_you_mean
 from rllib_mfq.mean_field.network import MeanFieldQNetwork
 from rllib_mfq.mean_field.objective import greedy_actions, sample_actions
+from rllib_mfq.mean_field.table import QTable
 from rllib_mfq.population.population import Array
 
 MEAN_ACTIONS = "mean_actions"
@@ -37,6 +38,8 @@ ACTING: dict[str, Any] = {
     "mean_action_input": "previous",
     "mean_action_dim": None,
     "dueling": False,
+    "table_levels": None,
+    "shared_exploration": None,
     "temperature": 1.0,
 }
 """What a module knows besides RLlib's model config, so that a checkpoint of it can play."""
@@ -67,22 +70,32 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         config = check_model_config(self.model_config)
         acting = ACTING | {key: config[key] for key in ACTING if key in config}
         space = self.observation_space
-        if not config.get("conv_filters") and len(space.shape) == 3:
-            config["conv_filters"] = default_conv_filters(space.shape)
-        catalog = Catalog(space, self.action_space, config)
         num_actions = int(self.action_space.n)
         self.neighborhood = Neighborhood.parse(acting["neighborhood"])
         self.mean_action_iterations = int(acting["mean_action_iterations"])
         self.mean_action_input = acting["mean_action_input"]
         self.mean_action_dim = acting["mean_action_dim"] or num_actions
-        self.q_net = MeanFieldQNetwork(
-            _CatalogEncoder(catalog.build_encoder(framework="torch")),
-            catalog.latent_dims[0],
-            self.mean_action_dim,
-            num_actions,
-            acting["dueling"],
-        )
+        self.q_net: MeanFieldQNetwork | QTable
+        if acting["table_levels"]:
+            first, last = int(space.low[0]), int(space.high[0])
+            self.q_net = QTable(
+                first, last - first + 1, acting["table_levels"], self.mean_action_dim, num_actions
+            )
+        else:
+            if not config.get("conv_filters") and len(space.shape) == 3:
+                config["conv_filters"] = default_conv_filters(space.shape)
+            catalog = Catalog(space, self.action_space, config)
+            self.q_net = MeanFieldQNetwork(
+                _CatalogEncoder(catalog.build_encoder(framework="torch")),
+                catalog.latent_dims[0],
+                self.mean_action_dim,
+                num_actions,
+                acting["dueling"],
+            )
         self.register_buffer("temperature", torch.tensor(float(acting["temperature"])))
+        strength = acting["shared_exploration"]
+        together = None if strength is None else torch.tensor(float(strength))
+        self.register_buffer("shared_exploration", together)
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raises a ValueError if a state is of another network than this module's."""
@@ -95,7 +108,7 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 raise ValueError(
                     f"the state is of another network: {name} has shape "
                     f"{theirs.get(name, 'none')} there and {mine.get(name, 'none')} here; use the "
-                    "same environment, model_config, dueling and neighborhood."
+                    "same environment, model_config, dueling, table_levels and neighborhood."
                 )
 
     @override(TorchRLModule)
@@ -122,6 +135,7 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         *,
         explore: bool,
         generator: torch.Generator | None = None,
+        crowd: Array | None = None,
     ) -> Array:
         """Chooses actions for many agents: numpy in, numpy out, no gradient.
 
@@ -131,6 +145,8 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             action_mask: `[n, A]` bool, or None if all actions are legal.
             explore: draw from the Boltzmann policy; greedy otherwise.
             generator: source of the draws.
+            crowd: `[n]` integers; agents of the same number share their exploration, if the
+                module has any: one preference for each action, drawn anew at every call.
 
         Returns:
             `[n]` int64.
@@ -141,6 +157,8 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 torch.from_numpy(obs).to(device), torch.from_numpy(mean_actions).to(device)
             )
             mask = None if action_mask is None else torch.from_numpy(action_mask).to(device)
+            if explore and crowd is not None and self.shared_exploration is not None:
+                q = q + self.temperature * self._preferences(crowd, generator)
             if explore:
                 actions = sample_actions(q, self.temperature, mask, generator)
             else:
@@ -161,8 +179,13 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Q at the mean action that `mean_action_input` names."""
-        column = MEAN_ACTIONS if self.mean_action_input == "previous" else NEXT_MEAN_ACTIONS
-        return {"q": self.q({Columns.OBS: batch[Columns.OBS], MEAN_ACTIONS: batch[column]})}
+        return {"q": self.q({Columns.OBS: batch[Columns.OBS], MEAN_ACTIONS: self._input(batch)})}
+
+    def loss_weights(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """What `mfq_loss` weighs the rows of a batch by: None, the mean, but for a table."""
+        if not isinstance(self.q_net, QTable):
+            return None
+        return self.q_net.weights(batch[Columns.OBS], self._input(batch), batch[Columns.ACTIONS])
 
     @override(TargetNetworkAPI)
     def make_target_networks(self) -> None:
@@ -179,6 +202,18 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
         return ["_target_q_net"]
+
+    def _preferences(self, crowd: Array, generator: torch.Generator | None) -> Tensor:
+        """`[n, A]`: what is added to the logits Q / T, the same for agents of one crowd."""
+        of = torch.from_numpy(crowd)
+        shape = (int(of.max()) + 1, int(self.action_space.n))
+        drawn = torch.randn(shape, generator=generator).to(self.temperature.device)
+        return self.shared_exploration * drawn[of.to(drawn.device)]
+
+    def _input(self, batch: Mapping[str, Any]) -> Any:
+        """`[B, mean_action_dim]`: the mean action at which Q is learned."""
+        previous = self.mean_action_input == "previous"
+        return batch[MEAN_ACTIONS if previous else NEXT_MEAN_ACTIONS]
 
     def _values(self, network: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         obs = torch.as_tensor(batch[Columns.OBS])

@@ -33,7 +33,12 @@ from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
 from rllib_mfq.algorithm.config import MFQConfig, acting
-from rllib_mfq.algorithm.learner import NUM_UPDATES, module_loss, move_target
+from rllib_mfq.algorithm.learner import (
+    NUM_UPDATES,
+    follow_schedules,
+    module_loss,
+    move_target,
+)
 from rllib_mfq.algorithm.rl_module import (
     ACTION_MASK,
     MEAN_ACTIONS,
@@ -41,7 +46,7 @@ from rllib_mfq.algorithm.rl_module import (
     MFQTorchRLModule,
 )
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
-from rllib_mfq.mean_field.objective import schedule_value
+from rllib_mfq.mean_field.table import make_optimizer
 from rllib_mfq.population.adapters import group_of
 
 KNOWN = "mfq_mean_actions"  # key of `episode.user_data`: each agent's latest chunk
@@ -93,7 +98,7 @@ class MFQTorchPolicy(TorchPolicyV2):
     def optimizer(self) -> torch.optim.Optimizer:
         self.lr = Scheduler(fixed_value_or_schedule=self.config["lr"], framework="torch")
         lr = float(self.lr.get_current_value())
-        return torch.optim.Adam(self.model.q_net.parameters(), lr=lr)
+        return make_optimizer(self.model.q_net, lr)
 
     @override(TorchPolicyV2)
     def loss(self, model: MFQTorchRLModule, dist_class: Any, train_batch: SampleBatch) -> Tensor:
@@ -130,10 +135,9 @@ class MFQTorchPolicy(TorchPolicyV2):
 
     @override(Policy)
     def on_global_var_update(self, global_vars: dict[str, Any]) -> None:
-        """The temperature follows its schedule; `timestep` counts agent steps."""
+        """Exploration follows its schedules; `timestep` counts agent steps."""
         super().on_global_var_update(global_vars)
-        temperature = schedule_value(self.config["temperature"], global_vars["timestep"])
-        self.model.temperature.fill_(temperature)
+        follow_schedules(self.model, self.config, global_vars["timestep"])
 
     @override(TorchPolicyV2)
     def compute_actions(

@@ -59,6 +59,7 @@ INTEGERS = {
     "mean_action_iterations": 1,
     "target_network_update_freq": 1,
     "replay_capacity": 1,
+    "table_levels": 1,
     "num_steps_sampled_before_learning_starts": 0,
     "_train_batch_size_per_learner": 1,
     "rollout_fragment_length": 1,
@@ -80,6 +81,7 @@ PER_MODULE = (
     "grad_clip",
     "grad_clip_by",
     "lr",
+    "shared_exploration",
     "target",
     "target_network_update_freq",
     "tau",
@@ -119,6 +121,7 @@ def check_settings(config: MFQConfig, defaults: Mapping[str, Any]) -> None:
     _check_numbers(config)
     _check_schedule("temperature", config.temperature, may_be_zero=False)
     _check_schedule("lr", config.lr, may_be_zero=True)
+    _check_schedule("shared_exploration", config.shared_exploration, may_be_zero=True)
     _check_model_config(config, defaults)
     Neighborhood.parse(config.neighborhood)
     choices = {"target": TARGETS, "mean_action_input": ("previous", "current")}
@@ -213,6 +216,8 @@ def check_environment(config: MFQConfig, first: Mapping[str, Rows]) -> None:
                 f"model_config has {key!r}, which has no effect on observations of shape "
                 f"{next(iter(groups.values())).observation_space.shape}; set {other[kind]}."
             )
+    if config.table_levels is not None:
+        _check_states(config)
     _check_modules(config)
     check_modules_to_train(config)
     needs = Neighborhood.parse(config.neighborhood).needs
@@ -238,6 +243,19 @@ def check_environment(config: MFQConfig, first: Mapping[str, Rows]) -> None:
                 f"replay_capacity is {config.replay_capacity}, but one fragment of module "
                 f"{module_id!r} has {fragment} rows; raise it, or lower "
                 "rollout_fragment_length or num_envs_per_env_runner."
+            )
+
+
+def _check_states(config: MFQConfig) -> None:
+    """Raises a ValueError unless a table can be made of what the agents observe."""
+    if config.dueling:
+        raise ValueError("dueling is True, which has no effect with table_levels; leave one out.")
+    for group, (obs, _) in (config.groups or {}).items():
+        bounds = np.concatenate([obs.low.ravel(), obs.high.ravel()])
+        if obs.shape != (1,) or not np.isfinite(bounds).all() or (bounds % 1).any():
+            raise ValueError(
+                f"table_levels is {config.table_levels}, but group {group!r} observes {obs}; a "
+                "table needs one whole number with bounds, shape [1]."
             )
 
 
@@ -295,7 +313,7 @@ def _check_types(config: MFQConfig, defaults: Mapping[str, Any]) -> None:
 def _check_numbers(config: MFQConfig) -> None:
     for key, least in INTEGERS.items():
         value = getattr(config, key)
-        unset = (key in ("seed", "evaluation_interval") and value is None) or (
+        unset = (key in ("seed", "evaluation_interval", "table_levels") and value is None) or (
             key == "rollout_fragment_length" and value == "auto"
         )
         if not unset and not (_between(value, least, math.inf) and not isinstance(value, float)):

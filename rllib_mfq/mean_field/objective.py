@@ -141,6 +141,7 @@ def mfq_loss(
     value_next: Tensor,
     gamma: float,
     valid: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared one-step error of Q(s, a, m) (the loss of "Algorithm 1").
 
@@ -155,6 +156,8 @@ def mfq_loss(
         value_next: `[B]`, `next_value` at (s', m'); ignored where terminated.
         gamma: discount in `[0, 1]`.
         valid: `[B]` bool, false on padding. All true if omitted.
+        weights: `[B]` float; if given, L is the sum of weights times squared errors (the
+            tabular form needs it, see `QTable.weights`).
 
     Returns:
         loss: `[]`; zero if no row is valid.
@@ -167,15 +170,20 @@ def mfq_loss(
     if q.shape[:-1] != rows:  # gather would read the first rows and ignore the others
         raise ValueError(f"q has shape {tuple(q.shape)}, expected {(*rows, q.shape[-1])}.")
     parts = {"rewards": rewards, "terminated": terminated, "value_next": value_next}
-    for name, part in (parts if valid is None else parts | {"valid": valid}).items():
+    optional = {"valid": valid, "weights": weights}
+    parts |= {name: part for name, part in optional.items() if part is not None}
+    for name, part in parts.items():
         if part.shape != rows:  # [B] against [B, 1] would become [B, B] unnoticed
             raise ValueError(f"{name} has shape {tuple(part.shape)}, expected {tuple(rows)}.")
     taken = q.gather(-1, actions.long()[..., None]).squeeze(-1)  # [B]
     future = torch.where(terminated, torch.zeros_like(value_next), value_next)
     td_error = (rewards + gamma * future).detach() - taken
+    if valid is not None:
+        td_error = torch.where(valid, td_error, torch.zeros_like(td_error))
+    if weights is not None:
+        return (weights * td_error.square()).sum(), td_error.detach()
     if valid is None:
         return td_error.square().mean(), td_error.detach()
-    td_error = torch.where(valid, td_error, torch.zeros_like(td_error))
     return td_error.square().sum() / valid.sum().clamp(min=1), td_error.detach()
 
 

@@ -30,10 +30,11 @@ def as_population(env: Any) -> Population:
     """Makes a population of an environment.
 
     Args:
-        env: a `Population`, returned as it is; a PettingZoo `ParallelEnv` (MAgent2's are played
-            by their native calls, also in wrappers that leave `reset` and `step` alone), also
-            inside RLlib's `ParallelPettingZooEnv`; an RLlib `MultiAgentEnv`; or a
-            `gymnasium.Env`, whose one agent is of the group `GYM_GROUP`.
+        env: a `Population`, returned as it is; an environment made of one, its attribute
+            `population`; a PettingZoo `ParallelEnv` (MAgent2's are played by their native
+            calls, also in wrappers that leave `reset` and `step` alone), also inside RLlib's
+            `ParallelPettingZooEnv`; an RLlib `MultiAgentEnv`; or a `gymnasium.Env`, whose one
+            agent is of the group `GYM_GROUP`.
 
     Raises:
         TypeError: `env` is none of these, or its agents take turns (a PettingZoo AECEnv).
@@ -41,6 +42,9 @@ def as_population(env: Any) -> Population:
     """
     if isinstance(env, Population):
         return env
+    inside = getattr(env, "population", None)
+    if isinstance(inside, Population):
+        return inside
     env = getattr(env, "par_env", env)
     core = env
     while isinstance(core, BaseParallelWrapper) and _is_transparent(type(core)):

@@ -133,8 +133,18 @@ class Block:
         now = slice(self.start, self.stop)
         mask = self.data["action_mask"][now] if "action_mask" in self.data else None
         if self.stop > self.start:
-            obs, mean_actions = self.data["obs"][now], self.data["mean_actions"][now]
-            self.data["actions"][now] = self.player.act(obs, mean_actions, mask)
+            given = (self.data["obs"][now], self.data["mean_actions"][now], mask)
+            together = self.player.act_together
+            self.data["actions"][now] = (
+                self.player.act(*given) if together is None else together(*given, self._crowd())
+            )
+
+    def _crowd(self) -> Array:
+        """`[n]`: numbers the acting rows by population and group."""
+        groups = enumerate(self.names)
+        return np.concatenate(
+            [self.population[name] * len(self.names) + index for index, name in groups]
+        )
 
     def write(self, where: slice, source: Array, rows: Rows) -> None:
         """Fills all columns but `obs` of rows in which agents observe.

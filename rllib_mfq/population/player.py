@@ -17,6 +17,16 @@ class Act(Protocol):
         ...
 
 
+class ActTogether(Protocol):
+    """Chooses actions for many agents, knowing which of them explore together."""
+
+    def __call__(
+        self, obs: Array, mean_actions: Array, action_mask: Array | None, crowd: Array
+    ) -> Array:
+        """As `Act`; `crowd` `[n]` numbers the agents' group within their population."""
+        ...
+
+
 @dataclass(frozen=True)
 class Player:
     """Who plays one or several groups.
@@ -24,6 +34,7 @@ class Player:
     Attributes:
         name: names the columns of its rows: the module that learns from them.
         act: chooses its actions.
+        act_together: chooses them instead, where agents share their exploration.
         neighborhood: whom its mean actions average over.
         mean_action_iterations: M of "Algorithm 1": how often actions and mean actions are
             sampled in turn before the last actions are played.
@@ -33,3 +44,4 @@ class Player:
     act: Act
     neighborhood: Neighborhood
     mean_action_iterations: int = 1
+    act_together: ActTogether | None = None

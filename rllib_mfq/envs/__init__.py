@@ -1,0 +1,1 @@
+"""The paper's own environments: the Ising model and the Gaussian squeeze."""

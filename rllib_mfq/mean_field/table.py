@@ -1,0 +1,95 @@
+"""The tabular form of mean field Q-learning: one entry per state, mean action and action."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rllib_mfq.mean_field.network import MeanFieldQNetwork
+
+LARGEST = 10_000_000  # entries, 40 MB
+
+
+class QTable(nn.Module):
+    """Q(s, ., m) for numbered states, m rounded to multiples of 1 / levels.
+
+    With k neighbours each, m only takes multiples of 1 / k: `levels = k` loses nothing. All
+    entries start at zero.
+
+    Args:
+        first_state: number of the first state.
+        num_states: how many there are; one for agents that share what they learn and observe
+            nothing, one per agent where each observes its own number.
+        levels: steps from 0 to 1 of each component of a mean action.
+        mean_action_dim: length of a mean action.
+        num_actions: A.
+
+    Raises:
+        ValueError: the table would have more than `LARGEST` entries.
+    """
+
+    def __init__(
+        self,
+        first_state: int,
+        num_states: int,
+        levels: int,
+        mean_action_dim: int,
+        num_actions: int,
+    ) -> None:
+        super().__init__()
+        cells = (levels + 1) ** mean_action_dim
+        if num_states * cells * num_actions > LARGEST:
+            raise ValueError(
+                f"table_levels is {levels}, which makes {num_states * cells * num_actions:,} "
+                f"entries of {mean_action_dim} mean action components; legal are at most "
+                f"{LARGEST:,} entries."
+            )
+        self.first_state, self.levels = first_state, levels
+        self.entries = nn.Parameter(torch.zeros(num_states, cells, num_actions))
+        radix = (levels + 1) ** torch.arange(mean_action_dim)
+        self.register_buffer("radix", radix, persistent=False)
+        self.radix: Tensor
+
+    def forward(self, obs: Tensor, mean_actions: Tensor) -> Tensor:
+        """Action values.
+
+        Args:
+            obs: `[B, 1]`, any number type, the state's number.
+            mean_actions: `[B, mean_action_dim]` float.
+
+        Returns:
+            `[B, A]` float32.
+        """
+        states, cells = self.cells(obs, mean_actions)
+        return self.entries[states, cells]
+
+    def cells(self, obs: Tensor, mean_actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Where rows stand in the table: states `[B]` and mean actions `[B]`, int64."""
+        digits = (mean_actions * self.levels).round().long()
+        return obs[:, 0].long() - self.first_state, (digits * self.radix).sum(-1)
+
+    def weights(self, obs: Tensor, mean_actions: Tensor, actions: Tensor) -> Tensor:
+        """Weights of squared errors that make gradient descent the tabular update.
+
+            Q(s, a, m) <- Q(s, a, m) + lr * mean over its rows of (y - Q(s, a, m))
+
+        which for one row is (1 - lr) Q + lr y, the paper's iteration with alpha = lr.
+
+        Args:
+            obs: `[B, 1]`.
+            mean_actions: `[B, mean_action_dim]`.
+            actions: `[B]` integers.
+
+        Returns:
+            `[B]`: a half over the number of rows of the same entry.
+        """
+        states, cells = self.cells(obs, mean_actions)
+        entry = (states * self.entries.shape[1] + cells) * self.entries.shape[2] + actions.long()
+        return 0.5 / torch.bincount(entry)[entry]
+
+
+def make_optimizer(network: MeanFieldQNetwork | QTable, lr: float) -> torch.optim.Optimizer:
+    """Adam for a network; for a table plain gradient descent, see `QTable.weights`."""
+    if isinstance(network, QTable):
+        return torch.optim.SGD(network.parameters(), lr=lr)
+    return torch.optim.Adam(network.parameters(), lr=lr)
