@@ -22,7 +22,8 @@ from rllib_mfq.algorithm.opponents import find_modules
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LIGHT = {"__init__", "__main__", "command", "examples", "experiments", "namesakes", "options"}
+LIGHT = {"__init__", "__main__", "arena", "command"}
+LIGHT |= {"examples", "experiments", "namesakes", "options"}
 TINY = {
     "run": "MFQ",
     "env": "battle_v4",
