@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from scipy import stats
 
 from rllib_mfq.arena.output import replacing
@@ -129,6 +130,7 @@ def plot_learning(
         axes.plot(at, mean, color=color, label=f"{label}{seeds}")
         axes.fill_between(at, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
     axes.set_xlabel(UNITS.get(x, x))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 2M for 2000000
     axes.set_ylabel(_describe(metric))
     if metric.startswith(f"{EVALUATED}/win_rate/"):
         axes.set_ylim(-0.03, 1.03)
