@@ -218,15 +218,20 @@ def test_the_interval_is_wilsons(wins):
     assert found.kills_a is None and found.survivors_b is None  # these matches count none
 
 
-def test_names_are_as_much_of_the_paths_as_tells_them_apart(tmp_path):
-    folders = [tmp_path / run / "checkpoint" for run in ("mfq", "iql")]
+def test_an_agent_is_named_by_the_part_of_its_path_that_is_in_no_other(tmp_path):
+    folders = [tmp_path / run / "checkpoint" for run in ("mfq", "random", "iql")]
     for folder in folders:
         folder.mkdir(parents=True)
-    specs = ["random", f"{folders[0]}/", str(folders[1])]
-    assert list(name_agents(specs)) == ["random", "mfq/checkpoint", "iql/checkpoint"]
-    assert list(name_agents(specs[:2])) == ["random", "checkpoint"]
+    mfq, drawn, iql = map(str, folders)
+    assert name_agents(["random", f"{mfq}/", iql]) == {
+        "random": "random",
+        "mfq": f"{mfq}/",
+        "iql": iql,
+    }
+    assert name_agents(["random", mfq]) == {"random": "random", "checkpoint": mfq}
+    assert set(name_agents([drawn, "random", mfq])) == {drawn, "random", "mfq"}
     with pytest.raises(ValueError, match="is given twice"):
-        name_agents([str(folders[0]), f"{folders[0]}/"])
+        name_agents([mfq, f"{mfq}/"])
 
 
 def test_the_command_writes_what_it_shows(agents, tmp_path):

@@ -6,6 +6,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -49,7 +50,8 @@ class Pair:
         distinct: how many matches differ in length or returns; few of many mean that nothing
             in them was drawn, so that they say no more than one.
         win_rate: of `a`; a draw counts a half.
-        wilson_low: lower end of Wilson's 95 % interval of the share `wins / matches`.
+        wilson_low: lower end of Wilson's 95 % interval of the share `wins / matches`, for these
+            two agents: matches tell nothing about others that were trained in the same way.
         wilson_high: its upper end.
         kills_a: mean per match, None where the environment counts no kills.
         kills_b: as `kills_a`.
@@ -114,23 +116,21 @@ def name_agents(specs: Sequence[str]) -> dict[str, str]:
         specs: what `load_opponent` takes.
 
     Returns:
-        The spec of each name: of a folder so many of its last parts as tell all apart, anything
-        else as it is.
+        The spec of each name: of a folder the last part of its path that is in no other's,
+        and anything else as it is.
 
     Raises:
         ValueError: two specs are the same.
     """
     paths = {spec: Path(spec).expanduser().resolve() for spec in specs}
-    folders = [path for path in paths.values() if path.is_dir()]
+    parts = {spec: path.parts if path.is_dir() else (spec,) for spec, path in paths.items()}
+    names: dict[str, str] = {}
     for spec in specs:
-        if specs.count(spec) > 1 or folders.count(paths[spec]) > 1:
+        if specs.count(spec) > 1 or [*parts.values()].count(parts[spec]) > 1:
             raise ValueError(f"the agent {spec!r} is given twice; every agent plays the others.")
-
-    def names(parts: int) -> list[str]:
-        return ["/".join(p.parts[-parts:]) if p.is_dir() else s for s, p in paths.items()]
-
-    parts = next(n for n in itertools.count(1) if len(set(names(n))) == len(specs))
-    return dict(zip(names(parts), specs, strict=True))
+        rest = {part for other in specs if other != spec for part in parts[other]}
+        names[next((part for part in reversed(parts[spec]) if part not in rest), spec)] = spec
+    return names
 
 
 def play_tournament(
@@ -336,7 +336,8 @@ def _played(halves: Mapping[Any, tuple[Any, ...]], processes: int) -> Iterator[t
             yield half, _play_half(*arguments)
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(processes, context) as executor:
+    die = (signal.SIGINT, signal.SIG_DFL)  # at Ctrl-C, instead of playing on what is queued
+    with ProcessPoolExecutor(processes, context, signal.signal, die) as executor:
         futures: dict[Future[list[Episode]], Any] = {
             executor.submit(_play_half, *arguments): half for half, arguments in halves.items()
         }
