@@ -131,6 +131,9 @@ def test_a_against_b_is_b_against_a_mirrored(agents):
     for name, value in dataclasses.asdict(back.pairs[0]).items():
         if name not in ("wins_first", "wilson_low", "wilson_high"):
             assert value == mirror[name] or value == pytest.approx(mirror[name]), name
+    two = {name: agents[name] for name in ("random", "net-1")}
+    turned = play_tournament(two, env_config=LARGER, matches=8, processes=1, pairs=[(1, 0)])
+    assert turned.pairs == back.pairs
     assert there.pairs[0].distinct > 2  # or the matches would be copies of each other
 
 
@@ -204,6 +207,22 @@ def test_the_undefeated_and_the_unconnected_have_finite_ratings():
     assert apart["a"] == pytest.approx(apart["c"]) and apart["a"] > apart["b"]
 
 
+def test_what_is_counted_by_hand():
+    def match(red, blue, length=9):
+        kills = {"kills": {"red": red, "blue": blue}}
+        return Episode(0, 0, {"red": 10 * red, "blue": 10 * blue}, length, result=kills)
+
+    first = [match(5, 1), match(5, 1), match(2, 2)]
+    second = [match(0, 4), match(7, 6), match(7, 6, length=8)]
+    found = tournament.count("a", "b", first, second)
+    assert (found.wins, found.draws, found.losses, found.wins_first) == (3, 1, 2, 2)
+    assert (found.matches, found.distinct) == (6, 2 + 3)
+    assert found.win_rate == pytest.approx(3.5 / 6)
+    assert (found.kills_a, found.kills_b) == pytest.approx(((12 + 16) / 6, (4 + 14) / 6))
+    assert (found.returns_a, found.returns_b) == pytest.approx((280 / 6, 180 / 6))
+    assert found.survivors_a is None  # these matches count none
+
+
 @pytest.mark.parametrize("wins", [0, 1, 3, 6])
 def test_the_interval_is_wilsons(wins):
     def match(won):
@@ -215,7 +234,6 @@ def test_the_interval_is_wilsons(wins):
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     assert found.wilson_low == pytest.approx(max(middle - half, 0), abs=1e-12)
     assert found.wilson_high == pytest.approx(min(middle + half, 1))
-    assert found.kills_a is None and found.survivors_b is None  # these matches count none
 
 
 def test_an_agent_is_named_by_the_part_of_its_path_that_is_in_no_other(tmp_path):
