@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 import statistics
-import subprocess
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rllib_mfq.arena.provenance import environment
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-PACKAGES = ("ray", "torch", "numpy", "magent2", "pettingzoo", "gymnasium")
 
 
 def rates(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
@@ -38,23 +35,6 @@ def ratio(found: Mapping[str, list[float]], case: str, against: str) -> float:
     """Median over the repeats of one case's rate divided by another's."""
     pairs = zip(found[case], found[against], strict=True)
     return statistics.median(mine / other for mine, other in pairs)
-
-
-def environment() -> dict[str, Any]:
-    """What a figure depends on besides the code: commit, versions, processor."""
-
-    def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-        return run.stdout.strip()
-
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    dirty = git("status", "--porcelain", "--untracked-files=no", "--", "rllib_mfq")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": git("rev-parse", "--short", "HEAD") + ("+changes" if dirty else ""),
-        "cpu": f"{len(cpu)} x {cpu[0].split(':')[1].strip()}" if cpu else platform.machine(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-    }
 
 
 def record(name: str, command: str, figures: list[dict[str, Any]]) -> None:

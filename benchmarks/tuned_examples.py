@@ -19,8 +19,9 @@ from typing import Any
 
 import ray
 
-from benchmarks.measure import RESULTS, ROOT, environment
+from benchmarks.measure import RESULTS, ROOT
 from rllib_mfq import MFQ
+from rllib_mfq.arena.provenance import environment
 
 EVALUATION = "evaluation/env_runners"
 RANDOM = f"{EVALUATION}/opponents/random"

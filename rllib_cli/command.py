@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from rllib_cli import examples
-from rllib_cli.experiments import BadInput, parse_mapping, read_experiments
+from rllib_cli import arena, examples
+from rllib_cli.experiments import BadInput, read_experiments
 from rllib_cli.namesakes import other_commands
 from rllib_cli.options import Options, apply_options, experiment_from_options, use_token
 
@@ -127,14 +127,15 @@ def train_options(command: Command) -> Command:
     help="Show the versions of this package and of Ray.",
 )
 def main() -> None:
-    r"""Trains and plays RLlib's algorithms, mean field Q-learning (MFQ) among them.
+    """Trains and plays RLlib's algorithms, mean field Q-learning (MFQ) among them.
 
     \b
     rllib example list
     rllib train file battle_small.yaml
     rllib train --run MFQ --env battle_v4 --stop '{time_total_s: 600}'
     rllib evaluate CHECKPOINT --opponent random
-    """
+    rllib tournament random CHECKPOINT CHECKPOINT
+    """  # noqa: D301 - click keeps the lines behind a backspace
     for other in other_commands():
         click.echo(f"note: {other}", file=sys.stderr)
 
@@ -208,35 +209,8 @@ def evaluate(checkpoint: str, **options: Any) -> None:
         play(checkpoint, Play(**options))
 
 
-@main.command()
-@click.argument("checkpoint")
-@click.argument("opponent", default="random")
-@click.option(
-    "--out",
-    "-o",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the animation here; .gif, .mp4, ...",
-)
-@click.option("--env-config", help="Changes of the environment's, as JSON or YAML.")
-@click.option("--seed", type=int, default=0, help="Seed of the environment and of random play.")
-def render(checkpoint: str, opponent: str, out: Path, env_config: str | None, seed: int) -> None:
-    """Films one match of CHECKPOINT, the first group, against OPPONENT (random, a checkpoint).
-
-    Loading a checkpoint unpickles it: load only checkpoints you trust.
-    """
-    changes = parse_mapping(env_config or "{}", "--env-config")
-    if not out.absolute().parent.is_dir():
-        raise BadInput(f"--out {out}: the folder {out.parent} does not exist.")
-    from rllib_mfq.arena.render import film_match, write_animation
-
-    try:
-        pictures, match = film_match(checkpoint, opponent, changes, seed)
-        write_animation(pictures, str(out))
-    except (ValueError, ImportError) as error:
-        raise BadInput(" ".join(str(error).split())) from error
-    scores = ", ".join(f"{group} {value:.1f}" for group, value in match.returns.items())
-    click.echo(f"{match.length} steps, returns {scores}; written to {out}")
+for command in (arena.render, arena.tournament, arena.plot):
+    main.add_command(command)
 
 
 @main.command(hidden=True, context_settings={"ignore_unknown_options": True})

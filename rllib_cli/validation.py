@@ -79,7 +79,7 @@ def check(name: str, experiment: Experiment) -> Checked:
     if not env and not config.get("input_"):
         raise BadInput(f"{name}: there is no env, such as battle_v4 or CartPole-v1.")
     if isinstance(env, str):
-        _check_env(name, env)
+        check_env(name, env)
     run = Run()
     for index, plain in enumerate(examples(config)):
         built = _built(name, algorithm, plain)
@@ -162,7 +162,8 @@ def _number_like(value: Any, default: Any) -> Any:
     return int(value) if whole and isinstance(default, int) else value
 
 
-def _check_env(name: str, env: str) -> None:
+def check_env(name: str, env: str) -> None:
+    """Raises BadInput unless `env` is registered, a Gymnasium id or a class path."""
     if _global_registry.contains(ENV_CREATOR, env) or _imported(env) is not None:
         return
     try:

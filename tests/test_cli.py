@@ -22,7 +22,8 @@ from rllib_mfq.algorithm.opponents import find_modules
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LIGHT = {"__init__", "__main__", "command", "examples", "experiments", "namesakes", "options"}
+LIGHT = {"__init__", "__main__", "arena", "command"}
+LIGHT |= {"examples", "experiments", "namesakes", "options"}
 TINY = {
     "run": "MFQ",
     "env": "battle_v4",
@@ -106,6 +107,10 @@ def trained(ray_session, tmp_path_factory):
         (["train"], 2),
         (["train", "--run", "PPO", "--config", "{"], 2),
         (["example", "get", "nope"], 2),
+        (["tournament", "--help"], 0),
+        (["tournament"], 2),
+        (["plot", "--help"], 0),
+        (["render", "nowhere", "-o", "x.gif", "--env-config", "{"], 2),
     ],
 )
 def test_help_and_typing_errors_are_answered_without_importing_ray_or_torch(arguments, code):
@@ -136,10 +141,9 @@ def test_only_what_runs_something_imports_ray_and_nothing_imports_the_command(pa
 
 
 def test_the_help_says_to_trust_checkpoints():
-    assert "load only checkpoints you trust" in " ".join(rllib("evaluate", "--help").output.split())
-    assert "load only checkpoints you trust" in " ".join(
-        rllib("train", "file", "--help").output.split()
-    )
+    for words in (["evaluate"], ["train", "file"], ["render"], ["tournament"]):
+        told = " ".join(rllib(*words, "--help").output.split())
+        assert "load only checkpoints you trust" in told
 
 
 def test_examples_are_listed_shown_and_found_by_their_old_kind_of_name():

@@ -57,21 +57,23 @@ class RandomOpponent:
 
 
 class CheckpointOpponent:
-    """Modules from a checkpoint, playing greedily as they were trained to.
+    """Modules from a checkpoint, with the mean actions that they were trained with.
 
     Args:
         modules: the module of each group.
+        explore: draw from the Boltzmann policy at the saved temperature; greedy otherwise.
     """
 
-    def __init__(self, modules: Mapping[str, MFQTorchRLModule]) -> None:
+    def __init__(self, modules: Mapping[str, MFQTorchRLModule], explore: bool = False) -> None:
         self._modules = modules
+        self._explore = explore
 
     def players(self, generator: torch.Generator) -> dict[str, Player]:
         """See `Opponent`."""
         return {
             name: Player(
                 f"opponent/{name}",
-                functools.partial(module.act, explore=False, generator=generator),
+                functools.partial(module.act, explore=self._explore, generator=generator),
                 module.neighborhood,
                 module.mean_action_iterations,
             )
@@ -79,13 +81,16 @@ class CheckpointOpponent:
         }
 
 
-def load_opponent(name: str, spec: str, groups: Mapping[str, Group]) -> Opponent:
+def load_opponent(
+    name: str, spec: str, groups: Mapping[str, Group], explore: bool = False
+) -> Opponent:
     """Makes the opponent that an entry of `evaluation_opponents` names.
 
     Args:
         name: its name in the results.
         spec: `random`, or the path of a checkpoint: of an algorithm, or of its modules.
         groups: the environment's groups.
+        explore: whether a checkpoint draws from its Boltzmann policy; greedy otherwise.
 
     Raises:
         ValueError: there is no such checkpoint, or it cannot play a group.
@@ -115,7 +120,7 @@ def load_opponent(name: str, spec: str, groups: Mapping[str, Group]) -> Opponent
                 f"{spaces.action_space}."
             )
         modules[group] = module.eval()
-    return CheckpointOpponent(modules)
+    return CheckpointOpponent(modules, explore)
 
 
 def find_modules(checkpoint: str | Path) -> dict[str, Path]:
