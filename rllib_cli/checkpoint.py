@@ -21,6 +21,8 @@ def check_checkpoint(path: str) -> str:
     """
     if "://" in path:
         return path
+    if path.startswith("pretrained:"):
+        raise BadInput(f"{path} is a network to play with, no checkpoint to train on from.")
     folder = Path(path).expanduser().resolve()
     if not folder.exists():
         raise BadInput(f"the checkpoint {path} does not exist.")

@@ -19,6 +19,7 @@ from rllib_cli import arena, examples
 from rllib_cli.experiments import BadInput, read_experiments
 from rllib_cli.namesakes import other_commands
 from rllib_cli.options import Options, apply_options, experiment_from_options, use_token
+from rllib_cli.reproduce.command import reproduce
 
 Command = Callable[..., None]
 
@@ -209,7 +210,7 @@ def evaluate(checkpoint: str, **options: Any) -> None:
         play(checkpoint, Play(**options))
 
 
-for command in (arena.render, arena.tournament, arena.plot):
+for command in (arena.render, arena.tournament, arena.plot, reproduce):
     main.add_command(command)
 
 

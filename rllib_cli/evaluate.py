@@ -19,6 +19,8 @@ from rllib_cli.experiments import BadInput, parse_mapping
 from rllib_cli.options import Options
 from rllib_cli.session import be_quiet, import_plugins, start_ray
 from rllib_mfq import MFQ
+from rllib_mfq.algorithm.pretrained import PREFIX, header, load_pretrained
+from rllib_mfq.algorithm.rl_module import ACTING
 
 Record = dict[str, Any]
 """What is written about an episode; `share` is 1 for a win, a half for a draw and 0 for a loss."""
@@ -47,16 +49,24 @@ def evaluate(checkpoint: str, play: Play) -> None:
     Raises:
         BadInput: the checkpoint is none, or cannot be played like that.
     """
-    path = check_checkpoint(checkpoint)
+    pretrained = checkpoint.startswith(PREFIX)
+    path = checkpoint if pretrained else check_checkpoint(checkpoint)
     if play.out and not play.out.absolute().parent.is_dir():
         raise BadInput(f"--out {play.out}: the folder {play.out.parent} does not exist.")
     be_quiet(play.verbose)
     import_plugins(play.plugins)
-    config = _config(path, play)
+    try:
+        algorithm_class, saved = _pretrained(path) if pretrained else _saved(path)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    config = _config(path, algorithm_class, saved, play)
     start_ray(Options(verbose=play.verbose, ray_address="local", ray_num_cpus=1))
     try:
         algorithm = config.build_algo()
-        algorithm.restore_from_path(path)
+        if pretrained:
+            algorithm.env_runner.module["shared"].set_state(load_pretrained(path).get_state())
+        else:
+            algorithm.restore_from_path(path)
         if play.opponent:  # RLlib restores the runner that trains, and syncs this one when asked
             weights = algorithm.env_runner.module.get_state(inference_only=True)
             algorithm.eval_env_runner.module.set_state(weights)
@@ -97,14 +107,30 @@ def summarise(records: list[Record]) -> dict[str, float]:
     return summary
 
 
-def _config(path: str, play: Play) -> AlgorithmConfig:
-    """The checkpoint's config, changed so that one process plays it in one environment."""
+def _saved(path: str) -> tuple[type[Algorithm], AlgorithmConfig]:
+    """The algorithm of a checkpoint and its config."""
     with next(Path(path).glob(f"{CLASS}.*")).open("rb") as file:
         saved = pickle.load(file)  # as the help says
-    algorithm: type[Algorithm] = saved["class"]
+    return saved["class"], AlgorithmConfig.from_state(saved["ctor_args_and_kwargs"][0][0])
+
+
+def _pretrained(path: str) -> tuple[type[Algorithm], AlgorithmConfig]:
+    """As `_saved`, for an agent that comes with the package: one module for all groups."""
+    about = header(path)
+    config = MFQ.get_default_config().environment(about["env"], env_config=about["env_config"])
+    config.multi_agent(policies=["shared"])
+    acting = {key: value for key, value in about["model_config"].items() if key in ACTING}
+    network = {key: value for key, value in about["model_config"].items() if key not in ACTING}
+    acting.pop("mean_action_dim", None)
+    return MFQ, config.training(**acting).rl_module(model_config=network)
+
+
+def _config(
+    path: str, algorithm: type[Algorithm], config: AlgorithmConfig, play: Play
+) -> AlgorithmConfig:
+    """A config, changed so that one process plays it in one environment."""
     if play.algo and play.algo != algorithm.__name__:
         raise BadInput(f"--algo is {play.algo!r}, but {path} is of {algorithm.__name__}.")
-    config = AlgorithmConfig.from_state(saved["ctor_args_and_kwargs"][0][0])
     if not config.enable_rl_module_and_learner:
         raise BadInput(f"{path} is of the old API stack; `rllib evaluate` plays the new one's.")
     config = config.copy(copy_frozen=False)
@@ -134,7 +160,8 @@ def _configure_mfq(config: Any, play: Play) -> None:
     if play.render:
         config.callbacks(on_episode_step=_render)
     if play.opponent:
-        spec = play.opponent if play.opponent == "random" else check_checkpoint(play.opponent)
+        ready = play.opponent == "random" or play.opponent.startswith(PREFIX)
+        spec = play.opponent if ready else check_checkpoint(play.opponent)
         config.evaluation(
             evaluation_interval=1,
             evaluation_duration=1,

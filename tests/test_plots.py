@@ -11,6 +11,7 @@ from scipy import stats
 
 from rllib_cli.command import main
 from rllib_mfq.arena import plots
+from rllib_mfq.arena.tournament import win_rates
 
 RATE = "evaluation/env_runners/win_rate/random"
 TOURNAMENT = {
@@ -132,7 +133,7 @@ def test_the_heat_map_has_both_triangles_and_the_best_first():
     axes = figure.axes[0]
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["best", "net", "random"]
-    rates = plots.win_rates(names, TOURNAMENT["pairs"])
+    rates = win_rates(names, TOURNAMENT["pairs"])
     assert rates[1, 2] == 0.875 and rates[2, 1] == 0.125 and rates[0, 1] == 0.7
     played = ~np.isnan(rates)
     assert played.sum() == 4 and not played[0, 2]  # best and random did not meet

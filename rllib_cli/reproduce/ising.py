@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
+from ray.rllib.core.rl_module.rl_module import RLModule
 
-from rllib_cli.reproduce.runs import Run, train_variants, write_rows
-from rllib_mfq.algorithm.opponents import load_opponent
+from rllib_cli.reproduce.runs import train_variants, write_rows
+from rllib_mfq.algorithm.opponents import find_modules
 from rllib_mfq.envs.ising import GROUP, TRUE_Q, IsingPopulation, exact_magnetization, heat_bath
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.player import Player
@@ -18,6 +22,7 @@ from rllib_mfq.population.sampler import Sampler
 
 EXAMPLE = "ising"
 HOT = 4.0  # T at which learning begins: all entries are visited
+HOT_ROWS = 800_000  # rows until T has fallen to what it stays at
 TEMPERATURES = (0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
 LEARNERS: dict[str, dict[str, Any]] = {
     "shared-table": {},
@@ -60,7 +65,11 @@ def reproduce(
         f"{learner}-{size}-T{temperature:g}-seed{seed}": {
             **changes,
             "env_config": env_config,
-            "temperature": [[0, HOT], [800_000, float(temperature)]],
+            "temperature": [[0, HOT], [HOT_ROWS, float(temperature)]],
+            "evaluation_config": {
+                "explore": True,
+                "env_config": {**env_config, "max_cycles": STEPS},
+            },
             "seed": seed,
         }
         for temperature in temperatures
@@ -69,24 +78,27 @@ def reproduce(
     runs = train_variants(EXAMPLE, variants, out / "runs" / "ising", processes=processes)
     rows: list[dict[str, Any]] = []
     for name, run in runs.items():
-        seed, temperature = variants[name]["seed"], variants[name]["temperature"][-1][1]
-        arguments = {**env_config, "max_cycles": STEPS}
-        play = _learned(run, arguments, seed)
-        players = {learner: play, "glauber": _glauber(temperature, seed)}
-        for method, player in players.items():
-            figures = order(player, arguments, seed)
-            error = q_error(run, size) if method == learner else None
-            rows.append(
-                {"temperature": temperature, "seed": seed, "method": method, "size": size}
-                | figures
-                | {"exact": float(exact_magnetization(temperature)), "q_mse": error}
-            )
-    write_rows(out / ("ising.csv" if learner == "shared-table" else f"ising_{learner}.csv"), rows)
+        temperature, seed = variants[name]["temperature"][-1][1], variants[name]["seed"]
+        exact = float(exact_magnetization(temperature))
+        module = RLModule.from_checkpoint(find_modules(run.checkpoint)[GROUP])
+        evaluated = run.result["evaluation"]["env_runners"]
+        learned = {key: evaluated[key][GROUP] for key in ("order_parameter", "energy")}
+        learned |= {"exact": exact, "size": size, "learner": learner, "q_mse": q_error(module)}
+        glauber = order(temperature, {**env_config, "max_cycles": STEPS}, seed)
+        glauber |= {"exact": exact, "size": size, "learner": "", "q_mse": ""}
+        for method, figures in {"MFQ": learned, "Glauber": glauber}.items():
+            rows.append({"temperature": temperature, "seed": seed, "method": method} | figures)
+    file = out / ("ising.csv" if learner == "shared-table" else f"ising_{learner}.csv")
+    write_rows(file, rows)
     return rows
 
 
-def order(player: Player, arguments: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """Order parameter and energy per site, means over lattices and the second half of the time."""
+def order(temperature: float, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Order parameter and energy of Glauber dynamics, of as many lattices as MFQ is given.
+
+    Means over the lattices and the second half of the time.
+    """
+    player = Player("spins", heat_bath(temperature, seed), Neighborhood("graph"))
     sampler = Sampler(lambda index: IsingPopulation(**arguments), LATTICES, {GROUP: player}, seed)
     episodes = sampler.sample(num_episodes=LATTICES, keep=False).episodes
     return {
@@ -95,13 +107,61 @@ def order(player: Player, arguments: Mapping[str, Any], seed: int) -> dict[str, 
     }
 
 
-def q_error(run: Run, size: int) -> float:
+def q_error(module: Any) -> float:
     """Mean squared error of the learned Q over actions, numbers of neighbours up, and sites."""
-    module = load_opponent("learned", str(run.checkpoint), _groups(run)).modules[GROUP]
-    up = torch.arange(5) / 4
-    sites = torch.arange(size * size if run.observes_site else 1, dtype=torch.float32)
-    obs = sites.repeat_interleave(5)[:, None]
-    fields = torch.stack([1 - up, up], dim=1).repeat(len(sites), 1)
+    sites = np.arange(float(module.observation_space.high[0]) + 1.0, dtype=np.float32)
+    obs = torch.from_numpy(sites.repeat(5)[:, None])
+    up = (torch.arange(5) / 4).repeat(len(sites))
     with torch.inference_mode():
-        q = module.q_net(obs, fields).reshape(len(sites), 5, 2)
-    return float(((q.numpy().transpose(0, 2, 1) - TRUE_Q) ** 2).mean())
+        q = module.q_net(obs, torch.stack([1 - up, up], dim=1)).reshape(len(sites), 5, 2)
+    return float(((q.numpy() - TRUE_Q.T) ** 2).mean())
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line per temperature: means over seeds."""
+    lines = []
+    for temperature in sorted({row["temperature"] for row in rows}):
+        here = [row for row in rows if row["temperature"] == temperature]
+        found = {method: _mean(here, method, "order_parameter") for method in ("MFQ", "Glauber")}
+        error = fmean(float(row["q_mse"]) for row in here if row["method"] == "MFQ")
+        lines.append(
+            {
+                "T": f"{temperature:g}",
+                "MFQ": f"{found['MFQ']:.3f}",
+                "Glauber": f"{found['Glauber']:.3f}",
+                "difference": f"{found['MFQ'] - found['Glauber']:+.3f}",
+                "exact": f"{float(here[0]['exact']):.3f}",
+                "error of Q": f"{error:.1e}",
+            }
+        )
+    return lines
+
+
+def crossings(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Where each method's order, the mean over seeds, first falls below a half."""
+    temperatures = sorted({row["temperature"] for row in rows})
+    return {
+        method: crossing(
+            temperatures,
+            [
+                _mean([row for row in rows if row["temperature"] == t], method, "order_parameter")
+                for t in temperatures
+            ],
+        )
+        for method in ("MFQ", "Glauber")
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], method: str, key: str) -> float:
+    return fmean(float(row[key]) for row in rows if row["method"] == method)
+
+
+def crossing(temperatures: Sequence[float], orders: Sequence[float], level: float = 0.5) -> float:
+    """The temperature at which the order first falls below a level, linear in between.
+
+    NaN if it never does, or is below it from the start.
+    """
+    for (left, high), (right, low) in itertools.pairwise(zip(temperatures, orders, strict=True)):
+        if high >= level > low:
+            return left + (right - left) * (high - level) / (high - low)
+    return math.nan

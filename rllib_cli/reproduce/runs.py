@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from rllib_cli.options import Options
 from rllib_cli.progress import Progress
 from rllib_cli.session import be_quiet, import_plugins, start_ray
 from rllib_cli.train import prepare, tune_experiment
+from rllib_mfq.arena.output import replacing
+from rllib_mfq.arena.provenance import environment
 
 VARIANT = "__variant__"
 """Key of the config that tells trials apart; MFQ leaves keys of this form to Tune."""
@@ -101,7 +104,8 @@ def _side_by_side(
     default = experiment["run"].get_default_config().to_dict()
 
     def value(variant: str, key: str) -> Any:
-        return variants[variant].get(key, config.get(key, default[key]))
+        sources = (variants[variant], config, default)
+        return next(source[key] for source in sources if key in source)
 
     searched = {key for changes in variants.values() for key in changes}
     drawn = {
@@ -121,3 +125,14 @@ def _finished(folder: Path) -> Run | None:
         return None
     last = log.read_text(encoding="utf-8").splitlines()[-1]
     return Run(json.loads(last), checkpoints[-1])
+
+
+def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes figures as CSV, a row each, with what they depend on besides their command."""
+    origin = environment()
+    versions = origin.pop("versions")
+    whole = [{**row, **origin, **versions} for row in rows]
+    with replacing(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(whole[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(whole)

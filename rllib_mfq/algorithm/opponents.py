@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModule
 
+from rllib_mfq.algorithm.pretrained import PREFIX, header, load_pretrained
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.player import Player
@@ -88,7 +89,8 @@ def load_opponent(
 
     Args:
         name: its name in the results.
-        spec: `random`, or the path of a checkpoint: of an algorithm, or of its modules.
+        spec: `random`; `pretrained:NAME`, an agent that comes with the package; or the path of
+            a checkpoint: of an algorithm, or of its modules.
         groups: the environment's groups.
         explore: whether a checkpoint draws from its Boltzmann policy; greedy otherwise.
 
@@ -97,11 +99,12 @@ def load_opponent(
     """
     if spec == RANDOM:
         return RandomOpponent(groups)
-    found = find_modules(spec)
+    pretrained = spec.startswith(PREFIX)
+    found = {spec: Path(spec)} if pretrained else find_modules(spec)
     if not found:
         raise ValueError(
-            f"opponent {name!r} is {spec!r}, which is neither 'random' nor the folder of a "
-            "checkpoint with modules."
+            f"opponent {name!r} is {spec!r}, which is neither 'random' nor '{PREFIX}NAME' nor the "
+            "folder of a checkpoint with modules."
         )
     modules: dict[str, MFQTorchRLModule] = {}
     for group, spaces in groups.items():
@@ -110,7 +113,7 @@ def load_opponent(
             raise ValueError(
                 f"opponent {name!r} has no module for group {group!r}; it has {sorted(found)}."
             )
-        module = RLModule.from_checkpoint(where)
+        module = load_pretrained(spec) if pretrained else RLModule.from_checkpoint(where)
         if not isinstance(module, MFQTorchRLModule):
             raise ValueError(f"opponent {name!r}: {where} is a {type(module).__name__}, not MFQ's.")
         if (module.observation_space, module.action_space) != tuple(spaces):
@@ -135,7 +138,12 @@ def find_modules(checkpoint: str | Path) -> dict[str, Path]:
 
 
 def saved_settings(checkpoint: str | Path) -> dict[str, Any]:
-    """The config dict in an algorithm's checkpoint; empty if it has none (as on the old stack)."""
+    """The config dict in an algorithm's checkpoint; empty if it has none (as on the old stack).
+
+    Of `pretrained:NAME`, what is known: `env` and `env_config`.
+    """
+    if str(checkpoint).startswith(PREFIX):
+        return {key: header(str(checkpoint))[key] for key in ("env", "env_config")}
     path = Path(checkpoint).expanduser() / "class_and_ctor_args.pkl"
     if not path.is_file():
         return {}

@@ -18,6 +18,7 @@ from matplotlib.ticker import EngFormatter
 from scipy import stats
 
 from rllib_mfq.arena.output import replacing
+from rllib_mfq.arena.tournament import win_rates
 from rllib_mfq.mean_field.neighborhood import did_you_mean
 from rllib_mfq.population.population import Array
 
@@ -193,16 +194,6 @@ def plot_tournament(content: Mapping[str, Any]) -> Figure:
     bar = figure.colorbar(image, ax=axes, label="win rate, a draw counts ½")
     bar.outline.set_visible(False)
     return figure
-
-
-def win_rates(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> Array:
-    """`[n, n]`: of the agent of the row against that of the column; NaN where none was played."""
-    place = {name: index for index, name in enumerate(names)}
-    rates = np.full((len(names), len(names)), np.nan)
-    for pair in pairs:
-        a, b = place[pair["a"]], place[pair["b"]]
-        rates[a, b], rates[b, a] = pair["win_rate"], 1 - pair["win_rate"]
-    return rates
 
 
 def plot_phases(rows: Sequence[Mapping[str, str]]) -> Figure:

@@ -26,7 +26,7 @@ from rllib_mfq.algorithm.opponents import RANDOM, load_opponent, saved_settings
 from rllib_mfq.arena.provenance import environment
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
-from rllib_mfq.population.population import Group, Population
+from rllib_mfq.population.population import Array, Group, Population
 from rllib_mfq.population.sampler import Sampler
 
 ENV = "battle_v4"
@@ -254,6 +254,16 @@ def rate(names: Sequence[str], pairs: Sequence[Pair], anchor: str | None) -> dic
     points = ELO_PER_NAT * choix.ilsr_pairwise_dense(won, max_iter=10_000)
     points -= points[place[anchor]] if anchor else points.mean()
     return dict(zip(names, points.tolist(), strict=True))
+
+
+def win_rates(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> Array:
+    """`[n, n]`: of the agent of the row against that of the column; NaN where none was played."""
+    place = {name: index for index, name in enumerate(names)}
+    rates = np.full((len(names), len(names)), np.nan)
+    for pair in pairs:
+        a, b = place[pair["a"]], place[pair["b"]]
+        rates[a, b], rates[b, a] = pair["win_rate"], 1 - pair["win_rate"]
+    return rates
 
 
 def _check_numbers(matches: int, seed: int, processes: int | None) -> None:
