@@ -11,9 +11,13 @@ import re
 import statistics
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import RESULTS, ROOT
 from benchmarks.tuned_examples import FIGURES, TABLE
+from rllib_cli.reproduce import battle, ising
+from rllib_cli.reproduce.command import spread
+from rllib_mfq.envs.gaussian_squeeze import optimum
 
 Measured = dict[str, dict[str, list[dict[str, str]]]]  # example -> figure -> rows over seeds
 
@@ -57,6 +61,124 @@ def speed_table() -> str:
     return "\n".join(lines)
 
 
+def _rows(name: str) -> list[dict[str, str]]:
+    """A recorded reproduction."""
+    return list(csv.DictReader((RESULTS / f"{name}.csv").open()))
+
+
+def _markdown(lines: list[dict[str, str]]) -> str:
+    head = list(lines[0])
+    body = [f"| {' | '.join(line[name] for name in head)} |" for line in lines]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *body])
+
+
+def ising_rows() -> list[dict[str, Any]]:
+    """Figures of the phase curve, with numbers for temperatures."""
+    return [{**row, "temperature": float(row["temperature"])} for row in _rows("ising")]
+
+
+def ising_table() -> str:
+    """Learned order, Glauber's and the exact one, and where the order is lost."""
+    crossings = ising.crossings(ising_rows())
+    last = {"T": "order 0.5 at"} | {name: f"{t:.3f}" for name, t in crossings.items()}
+    last["difference"] = f"{crossings['MFQ'] - crossings['Glauber']:+.3f}"
+    lines = ising.summary(ising_rows())
+    return _markdown([*lines, dict.fromkeys(lines[0], "") | last])
+
+
+def squeeze_table() -> str:
+    """Shares of the optimum, over seeds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in _rows("gaussian_squeeze"):
+        shares = found.setdefault(row["method"], {}).setdefault(row["num_agents"], [])
+        shares.append(float(row["share_of_optimum"]))
+    return _markdown(
+        [
+            {"Method": method}
+            | {f"{agents} agents": spread(shares) for agents, shares in sizes.items()}
+            for method, sizes in found.items()
+        ]
+    )
+
+
+def squeeze_header() -> str:
+    """What the example itself reached, over seeds."""
+    mine = [
+        row
+        for row in _rows("gaussian_squeeze")
+        if (row["method"], row["num_agents"]) == ("MFQ", "1000")
+    ]
+    shares = spread([float(row["share_of_optimum"]) for row in mine])
+    best = optimum(400.0, 200.0)[1]
+    seconds = statistics.mean(float(row["seconds"]) for row in mine)
+    text = f"{shares} of the optimum, {best:.1f} ({len(mine)} seeds, {seconds:.0f} s each)"
+    return f"{text}; results/gaussian_squeeze.csv"
+
+
+def ising_header() -> str:
+    """How far the learned order is from Glauber's."""
+    rows = [r for r in ising_rows() if not 1.0 <= r["temperature"] <= 1.3]
+    far = max(abs(float(line["difference"])) for line in ising.summary(rows))
+    seeds = len({row["seed"] for row in rows})
+    return (
+        f"order within {far:.3f} of Glauber dynamics at every temperature below 1.0 and above "
+        f"1.3 ({seeds} seeds); results/ising.csv"
+    )
+
+
+def battle_table() -> str:
+    """Both methods against random play and against each other, over seeds."""
+    content, rows = battle.read(RESULTS), _rows("battle")
+    lines = []
+    for method, name in (("mfq", "MFQ, both groups' means"), ("iql", "IQL")):
+        mine = [row for row in rows if row["method"] == method]
+        rates = battle.cross_play(content, method, "mfq" if method == "iql" else "iql")
+        mean, half = battle.over_seeds(rates)
+        against = [float(row["win_rate_random"]) for row in mine]
+        seconds = statistics.mean(float(row["seconds"]) for row in mine)
+        each = ", ".join(_number(float(rate)) for rate in rates.mean(axis=1))
+        lines.append(
+            {
+                "Method": name,
+                "Against random, each seed": ", ".join(map(_number, against)),
+                "Against the other, each seed": each,
+                "Mean, 95 % interval over seeds of both": f"{mean:.2f} ± {half:.2f}",
+                "Minutes a seed on 1 core": f"{seconds / 60:.1f}",
+            }
+        )
+    return _markdown(lines)
+
+
+def battle_header() -> str:
+    """The cross-play figure."""
+    rates = battle.cross_play(battle.read(RESULTS), "mfq", "iql")
+    mean, half = battle.over_seeds(rates)
+    return (
+        f"win rate against independent Q-learning {mean:.2f} ± {half:.2f} "
+        f"({rates.shape[0]} x {rates.shape[1]} seeds); results/battle_crossplay.json"
+    )
+
+
+def variations_table() -> str:
+    """What else was tried, against the same independent learners."""
+    tried: dict[str, list[dict[str, str]]] = {}
+    for row in _rows("battle_variations"):
+        tried.setdefault(row["method"], []).append(row)
+    everything = {"as above": [r for r in _rows("battle") if r["method"] == "mfq"], **tried}
+    return _markdown(
+        [
+            {
+                "Change": name,
+                "Win rate against IQL, each seed": ", ".join(
+                    _number(float(row["win_rate_iql"])) for row in rows
+                ),
+                "Mean": _number(statistics.mean(float(row["win_rate_iql"]) for row in rows)),
+            }
+            for name, rows in everything.items()
+        ]
+    )
+
+
 def header(example: str) -> str:
     """The `Measured` lines of a tuned example."""
     figures = measured()[example]
@@ -66,7 +188,11 @@ def header(example: str) -> str:
         parts.append(f"{figure} {values}")
     seconds = ", ".join(row["seconds"] for row in rows)
     seeds = ", ".join(row["seed"] for row in rows)
-    text = f"{'; '.join(parts)} (seeds {seeds}; {seconds} s; results/tuned_examples.csv)"
+    return _measured(f"{'; '.join(parts)} (seeds {seeds}; {seconds} s; results/tuned_examples.csv)")
+
+
+def _measured(text: str) -> str:
+    """Text as the `Measured` lines of an example's header."""
     lines = textwrap.wrap(text, 86)
     return "\n".join(["# Measured  " + lines[0], *("#           " + line for line in lines[1:])])
 
@@ -74,14 +200,27 @@ def header(example: str) -> str:
 def files() -> dict[Path, str]:
     """Every file that shows figures, as it should be."""
     readme = (ROOT / "README.md").read_text()
-    for name, table in (("learning", learning_table()), ("speed", speed_table())):
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        readme = re.sub(pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", readme, flags=re.S)
+    tables = {
+        "learning": learning_table,
+        "speed": speed_table,
+        "ising": ising_table,
+        "squeeze": squeeze_table,
+        "battle": battle_table,
+        "variations": variations_table,
+    }
+    for name, table in tables.items():
+        pattern, text = rf"(<!-- {name} -->\n).*?(<!-- end -->)", table()
+        readme = re.sub(pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", readme, flags=re.S)
     found = {ROOT / "README.md": readme}
-    for example in measured():
+    headers = {example: header(example) for example in measured()} | {
+        "ising": _measured(ising_header()),
+        "gaussian_squeeze": _measured(squeeze_header()),
+        "battle_crossplay": _measured(battle_header()),
+    }
+    for example, text in headers.items():
         path = ROOT / "tuned_examples" / f"{example}.yaml"
         pattern = r"# Measured.*?(?=\n# Costs)"
-        found[path] = re.sub(pattern, lambda m, e=example: header(e), path.read_text(), flags=re.S)
+        found[path] = re.sub(pattern, lambda m, t=text: t, path.read_text(), flags=re.S)
     return found
 
 

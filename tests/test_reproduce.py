@@ -1,0 +1,109 @@
+"""Reproductions: their statistics by hand, and a small one from end to end."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+
+from rllib_cli.command import main
+from rllib_cli.reproduce import battle, gaussian_squeeze, ising
+from rllib_cli.reproduce.command import spread
+
+
+def test_the_interval_of_cross_play_by_hand():
+    rates = np.array([[1.0, 0.5], [0.8, 0.3], [0.9, 0.1]])
+    rows, columns = [0.75, 0.55, 0.5], [0.9, 0.3]
+    variance = np.var(rows, ddof=1) / 3 + np.var(columns, ddof=1) / 2
+    mean, half = battle.over_seeds(rates)
+    assert mean == pytest.approx(0.6)
+    assert half == pytest.approx(stats.t.ppf(0.975, 1) * math.sqrt(variance))
+
+
+def test_agreement_of_all_seeds_leaves_no_interval():
+    assert battle.over_seeds(np.full((3, 4), 0.7)) == (pytest.approx(0.7), pytest.approx(0.0))
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(600):
+        rates = 0.5 + 0.1 * (rng.normal(size=(5, 1)) + rng.normal(size=(1, 5)))
+        mean, half = battle.over_seeds(rates)
+        hits += abs(mean - 0.5) <= half
+    assert hits / 600 >= 0.94
+
+
+def test_a_spread_is_the_mean_and_the_t_interval():
+    values = [0.9, 1.0, 0.8]
+    half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / math.sqrt(3)
+    assert spread(values) == f"0.900 ± {half:.3f}"
+
+
+def test_cross_play_picks_the_seeds_of_both_methods():
+    pairs = [
+        {"a": "mfq-0", "b": "iql-0", "win_rate": 0.9},
+        {"a": "iql-1", "b": "mfq-0", "win_rate": 0.2},
+        {"a": "mfq-1", "b": "iql-0", "win_rate": 0.6},
+        {"a": "mfq-1", "b": "iql-1", "win_rate": 0.7},
+        {"a": "mfq-0", "b": "mfq-1", "win_rate": 0.5},
+    ]
+    content = {"agents": ["iql-1", "mfq-0", "random", "iql-0", "mfq-1"], "pairs": pairs}
+    found = battle.cross_play(content, "mfq", "iql")
+    np.testing.assert_allclose(found, [[0.9, 0.8], [0.6, 0.7]])
+
+
+def test_the_order_falls_through_a_half_between_two_temperatures():
+    assert ising.crossing([1.0, 1.2, 1.4], [0.9, 0.6, 0.2]) == pytest.approx(1.25)
+    assert math.isnan(ising.crossing([1.0, 1.2], [0.9, 0.6]))
+
+
+def test_a_crowd_of_another_size_gets_as_many_steps():
+    config = {
+        "temperature": [[0, 10.0], [1_000, 1.0]],
+        "shared_exploration": [[0, 5.0], [2_000, 0.1]],
+        "train_batch_size_per_learner": 100,
+        "replay_capacity": 300,
+    }
+    scaled = gaussian_squeeze._scaled(config, 0.1, 2.0)
+    assert scaled["temperature"] == [[0, 20.0], [100, 2.0]]
+    assert scaled["shared_exploration"] == [[0, 5.0], [200, 0.1]]
+    assert (scaled["train_batch_size_per_learner"], scaled["replay_capacity"]) == (10, 30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ising", "--temperature", "0"], "--temperature is 0.0; it must be above 0"),
+        (["gaussian_squeeze", "--sigma", "-1"], "--sigma is -1.0; it must be above 0"),
+        (["battle", "--matches", "5"], "--matches is 5; it must be even"),
+        (["ising", "--out", "taken"], "--out taken"),
+        (["battle", "--seeds", "1"], "1 is not in the range x>=2"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_one_sentence(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file")
+    result = CliRunner().invoke(main, ["reproduce", *arguments])
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+def test_a_small_phase_curve_from_end_to_end_is_written_once_and_not_trained_again(tmp_path):
+    arguments = ["reproduce", "ising", "--size", "8", "--seeds", "2", "--out", str(tmp_path)]
+    arguments += ["--temperature", "0.7", "--temperature", "3"]
+    first = CliRunner().invoke(main, arguments)
+    assert first.exit_code == 0, first.output
+    assert "training 4 runs" in first.output
+    rows = list(csv.DictReader((tmp_path / "ising.csv").open()))
+    assert len(rows) == 8  # 2 temperatures, 2 seeds, 2 methods
+    for row in rows:
+        cold = row["temperature"] == "0.7"
+        assert (float(row["order_parameter"]) > 0.9) == cold, row
+        if row["method"] == "MFQ":
+            assert float(row["q_mse"]) < 1e-3
+    assert (tmp_path / "ising.png").stat().st_size > 5_000
+    assert "training" not in CliRunner().invoke(main, arguments).output
