@@ -341,9 +341,8 @@ def test_a_remote_runner_has_the_algorithms_opponent_also_after_a_restart(build,
 
 
 def test_figures_are_reported_and_may_be_stopped_at(build):
-    algo = build(battle(TRACKED))
-    algo.training_step()
-    assert algo.metrics.peek(("self_play", "win_rate"), default=None) is None
+    algo = build(battle(TRACKED).reporting(min_sample_timesteps_per_iteration=20))
+    assert algo.train()["self_play"] == {"opponents": 0}  # no episode has ended yet
     results = algo.train()["self_play"]
     assert results["win_rate"] == pytest.approx(np.mean(algo._shares))
     assert results["opponents"] == algo._past_self.opponents
@@ -403,7 +402,7 @@ def test_an_odd_number_of_environments_is_refused_with_an_opponent_only():
 
 
 def test_an_environment_without_two_groups_is_refused(build):
-    config = battle(POOL).environment("adversarial_pursuit_v4")
+    config = small_battle("CartPole-v1", {}, self_play=POOL)
     with pytest.raises(ValueError, match=r"self_play is .* needs an environment of two groups"):
         build(config)
 
