@@ -154,6 +154,7 @@ def _config(
 
 def _configure_mfq(config: Any, play: Play) -> None:
     config.evaluation_opponents = {}
+    config.self_play = {"opponent": "latest"}  # whoever it trained against, it plays itself
     config.replay_capacity = max(config.replay_capacity, 1)
     if play.env or play.config:
         config.groups = None  # the environment may be another one

@@ -25,6 +25,7 @@ MFQ_TOP = {
     "replay_size",
     "weights_lag",
 }
+SELF_PLAY = {"self_play/win_rate", "self_play/opponents"}
 RUNNER = {
     *(f"episode_{what}_{how}" for what in ("return", "len") for how in ("mean", "min", "max")),
     "num_episodes",
@@ -63,6 +64,7 @@ class Run:
         figures: what its environment says of every group, such as `kills`.
         opponents: names in `evaluation_opponents`.
         evaluates: whether `evaluation_interval` is set.
+        self_play: whether its `self_play` has an opponent.
         open: whether callbacks or a foreign algorithm may report anything else.
     """
 
@@ -71,6 +73,7 @@ class Run:
     figures: Collection[str] = field(default_factory=tuple)
     opponents: Collection[str] = field(default_factory=tuple)
     evaluates: bool = False
+    self_play: bool = False
     open: bool = False
 
     def reports(self, key: str) -> bool:
@@ -91,7 +94,7 @@ class Run:
         """All keys that are known by name."""
         names = [*TOP, *(f"env_runners/{name}" for name in [*self._runner(), *self._sides()])]
         if self.groups is not None:
-            names += MFQ_TOP
+            names += [*MFQ_TOP, *(SELF_PLAY if self.self_play else ())]
         if self.evaluates:
             # Of matches only the learner's side is told, whichever group it played.
             runner = [*self._runner(), *(() if self.opponents else self._sides())]

@@ -221,6 +221,7 @@ def _probe(name: str, config: AlgorithmConfig) -> Run:
         figures=set(figures),
         opponents=set(config.evaluation_opponents),
         evaluates=evaluates,
+        self_play=config.has_opponent,
         open=listens,
     )
 

@@ -16,6 +16,7 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
+from rllib_mfq.algorithm.self_play import LATEST, self_play_settings
 from rllib_mfq.algorithm.validation import (
     check_environment,
     check_modules_to_train,
@@ -41,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "replay_capacity": 100_000,
     "replay_obs_dtype": None,
     "store_replay_in_checkpoints": False,
+    "self_play": {"opponent": "latest"},
     "num_steps_sampled_before_learning_starts": 5_000,
     "evaluation_opponents": {},
 }
@@ -151,6 +153,7 @@ class MFQConfig(AlgorithmConfig):
         replay_capacity: int = NotProvided,
         replay_obs_dtype: str | None = NotProvided,
         store_replay_in_checkpoints: bool = NotProvided,
+        self_play: Mapping[str, Any] = NotProvided,
         num_steps_sampled_before_learning_starts: int = NotProvided,
         **kwargs: Any,
     ) -> MFQConfig:
@@ -182,6 +185,14 @@ class MFQConfig(AlgorithmConfig):
             replay_obs_dtype: type to keep observations in, such as `float16`; None keeps
                 theirs.
             store_replay_in_checkpoints: write the memories into checkpoints.
+            self_play: who plays the other side of battles between two groups:
+                `{opponent: latest}`, the learner itself; `{opponent: tracked, tau: 0.99}`,
+                networks that start as the learner's and, after each training step whose finished
+                episodes it won, become tau * learner + (1 - tau) * their own;
+                `{opponent: pool, size: 10, interval: 500_000}`, one of the last `size` snapshots
+                of the learner, taken every `interval` rows and drawn anew after training steps
+                in which an episode ended. Against an opponent the learner plays each group in
+                half of the environments and learns only from its own rows.
             num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must
                 hold before it is learned from.
             **kwargs: RLlib's own: `lr`, `gamma`, `grad_clip`, `train_batch_size_per_learner`
@@ -352,6 +363,11 @@ class MFQConfig(AlgorithmConfig):
     def policies_follow_groups(self) -> bool:
         """Whether no policies are set, so that every group gets a module of its own."""
         return set(self.policies) == {DEFAULT_POLICY_ID}
+
+    @property
+    def has_opponent(self) -> bool:
+        """Whether runners play somebody else than the learner on the other side."""
+        return self_play_settings(self.self_play)["opponent"] != LATEST and not self.in_evaluation
 
     def resolve_groups(self, make_population: Callable[[], Population]) -> None:
         """Learns the groups from an environment and checks the settings against them.

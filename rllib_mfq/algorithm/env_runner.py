@@ -60,13 +60,14 @@ class MFQEnvRunner(PopulationRunner, EnvRunner, Checkpointable):
             **kwargs: accepted for RLlib's other callers.
 
         Returns:
-            One `FragmentBatch`; in evaluation it holds no columns.
+            One `FragmentBatch`; in evaluation it holds no columns. With an opponent in
+            `self_play` one for each group that the learner plays, without the opponent's rows.
 
         Raises:
             ValueError: this runner has no environment.
             PopulationError: the environment gave something that nothing can be learned from.
         """
-        samples = [self._play(num_timesteps, num_episodes, explore, random_actions, force_reset)]
+        samples = self._play(num_timesteps, num_episodes, explore, random_actions, force_reset)
         self._fire("on_sample_end", samples=samples)
         return samples
 

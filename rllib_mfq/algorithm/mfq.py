@@ -33,7 +33,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.typing import StateDict
 
 from rllib_mfq.algorithm.config import MFQConfig
-from rllib_mfq.algorithm.episodes import Figures, episode_figures
+from rllib_mfq.algorithm.episodes import WIN_RATE, Figures, episode_figures
 from rllib_mfq.algorithm.opponents import (
     MODULES_IN_CHECKPOINT,
     find_modules,
@@ -42,6 +42,7 @@ from rllib_mfq.algorithm.opponents import (
 )
 from rllib_mfq.algorithm.population_runner import FragmentBatch
 from rllib_mfq.algorithm.rollout_worker import OldStackAlgorithm
+from rllib_mfq.algorithm.self_play import OPPONENT, OPPONENT_NUMBER, Weights, make_past_self
 from rllib_mfq.algorithm.validation import check_env
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.population import PopulationError
@@ -50,6 +51,7 @@ from rllib_mfq.population.replay import ReplayMemory
 SAMPLE = "sample"  # tag of the requests in flight
 REPLAY = "replay"
 PROGRESS = "mfq_progress"
+SELF_PLAY = "self_play"
 
 
 class MFQ(OldStackAlgorithm):
@@ -95,6 +97,7 @@ class MFQ(OldStackAlgorithm):
                 self._memories[module_id] = ReplayMemory(
                     open_config.replay_capacity, open_config.replay_obs_dtype, seed
                 )
+        self._begin_self_play()
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -125,6 +128,7 @@ class MFQ(OldStackAlgorithm):
             started = time.perf_counter()
             batches = self._collect()
         rows = sum(batch.agent_steps() for batch in batches)
+        shares = [e.shares()[b.mine] for b in batches if b.mine is not None for e in b.episodes]
         self._remember(batches)
         if self.env_runner_group.num_remote_env_runners():
             self._request_fragments()  # they sample while we learn
@@ -133,6 +137,10 @@ class MFQ(OldStackAlgorithm):
             with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
                 self._learn(updates)
             self.env_runner_group.local_env_runner.set_state(self._weights())
+        if self._past_self is not None:
+            self._shares += shares
+            self._past_self.end_round(shares, self._agent_steps, self._learner_weights)
+            self.env_runner_group.local_env_runner.set_state(self._opponent())
         self._log(rows, updates, time.perf_counter() - started)
         # RLlib wants results from its old stack, and none from the new one.
         return self._count(batches, updates, len(self._memories)) if self.on_old_stack else None
@@ -188,7 +196,8 @@ class MFQ(OldStackAlgorithm):
         """Asks every idle remote runner for a fragment, played with the current weights."""
         group = self.env_runner_group
         if group.num_in_flight_async_reqs(SAMPLE) < group.num_healthy_remote_env_runners():
-            group.foreach_env_runner_async(_sample, tag=SAMPLE, kwargs={"state": self._weights()})
+            state = self._weights() | self._opponent()  # all of it: a runner may have restarted
+            group.foreach_env_runner_async(_sample, tag=SAMPLE, kwargs={"state": state})
 
     def _weights(self) -> dict[str, Any]:
         state = self.learner_group.get_state(
@@ -196,12 +205,31 @@ class MFQ(OldStackAlgorithm):
         )[COMPONENT_LEARNER]
         return {key: state[key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
 
+    def _begin_self_play(self) -> None:
+        """Makes the opponent, if there is one, of the learner as it is."""
+        config = self.config
+        self._past_self = make_past_self(config.self_play, config.seed, self._learner_weights)
+        self._shares: deque[float] = deque(maxlen=config.metrics_num_episodes_for_smoothing)
+        self.env_runner_group.local_env_runner.set_state(self._opponent())
+
+    def _learner_weights(self) -> Weights:
+        weights: Weights = self._weights()[COMPONENT_RL_MODULE]
+        return weights
+
+    def _opponent(self) -> dict[str, Any]:
+        """The opponent as part of a runner's state; nothing if the learner plays itself."""
+        opponent = self._past_self
+        if opponent is None:
+            return {}
+        return {OPPONENT: opponent.weights, OPPONENT_NUMBER: opponent.number}
+
     def _remember(self, batches: list[FragmentBatch]) -> None:
         for batch in batches:
             self._agent_steps += batch.agent_steps()
             self._episodes += [episode_figures(e, self._modules) for e in batch.episodes]
             for module_id, memory in self._memories.items():
-                memory.add(batch.policy_batches[module_id])
+                if module_id in batch.policy_batches:  # else it did not play
+                    memory.add(batch.policy_batches[module_id])
 
     def _updates_owed(self, batches: list[FragmentBatch]) -> int:
         """How many updates are due; each trains a batch of every module that is trained."""
@@ -251,6 +279,10 @@ class MFQ(OldStackAlgorithm):
             values = [figures[key] for figures in self._episodes]
             reduce = min if key[0].endswith("_min") else max if key[0].endswith("_max") else np.mean
             log((ENV_RUNNER_RESULTS, *key), float(reduce(values)), reduce="item")
+        if self._past_self is not None:
+            log((SELF_PLAY, "opponents"), self._past_self.opponents, reduce="item")
+            if self._shares:
+                log((SELF_PLAY, WIN_RATE), float(np.mean(self._shares)), reduce="item")
         log("agent_steps_sampled_lifetime", self._agent_steps, reduce="item")
         log("agent_steps_per_second", rows / seconds, window=100)
         log("num_updates", updates, reduce="sum")
@@ -277,6 +309,9 @@ class MFQ(OldStackAlgorithm):
             "rounds": self._rounds,
             "episodes": list(self._episodes),
         }
+        if self._past_self is not None:
+            state = self._past_self.get_state()
+            progress[SELF_PLAY] = {**state, "shares": list(self._shares)}
         if not self.config.store_replay_in_checkpoints:
             return {PROGRESS: progress}
         memories = {m: memory.get_state() for m, memory in self._memories.items()}
@@ -293,6 +328,20 @@ class MFQ(OldStackAlgorithm):
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
             self._rounds = progress["rounds"]
             self._episodes = deque(progress["episodes"], maxlen=self._episodes.maxlen)
+            self._set_self_play(progress.get(SELF_PLAY, {}))
+
+    def _set_self_play(self, state: Mapping[str, Any]) -> None:
+        """Restores the opponent; one of another kind begins anew, from the restored learner."""
+        if self._past_self is None:
+            return
+        if state.get("kind") != self._past_self.KIND:
+            number = self._past_self.number
+            self._begin_self_play()
+            self._past_self.number = number + 1
+        else:
+            self._past_self.set_state(state)
+            self._shares = deque(state["shares"], maxlen=self._shares.maxlen)
+        self.env_runner_group.local_env_runner.set_state(self._opponent())
 
     @override(Algorithm)
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,7 @@ from ray.rllib.utils.typing import StateDict
 
 from rllib_mfq.algorithm.episodes import episode_figures, match_figures
 from rllib_mfq.algorithm.opponents import Opponent, load_opponent, random_actions
+from rllib_mfq.algorithm.self_play import OPPONENT, OPPONENT_NUMBER
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode, Fragment
 from rllib_mfq.population.player import Player
@@ -47,14 +49,19 @@ class FragmentBatch(MultiAgentBatch):
     """What `sample()` returns: the columns of every module, and the episodes that ended.
 
     The columns are views of memory that the runner's next `sample()` overwrites.
+
+    Attributes:
+        mine: the group that the learner played, where `self_play` has an opponent; the rows of
+            the other group are left out. None if the learner played all groups.
     """
 
-    def __init__(self, fragment: Fragment, weights_seq_no: int) -> None:
+    def __init__(self, fragment: Fragment, weights_seq_no: int, mine: str | None = None) -> None:
         batches = {name: SampleBatch(columns) for name, columns in fragment.columns.items()}
         super().__init__(batches, fragment.env_steps)
         self.steps_of_groups = fragment.agent_steps
         self.episodes = fragment.episodes
         self.weights_seq_no = weights_seq_no
+        self.mine = mine
 
     @override(MultiAgentBatch)
     def agent_steps(self) -> int:
@@ -83,7 +90,8 @@ class PopulationRunner:
         self._callbacks = callbacks
         self.error: PopulationError | None = None
         self._weights_seq_no = 0
-        self._sampler: Sampler | None = None
+        self._sampler: Sampler | None = None  # the first of `_samplers`
+        self._samplers: dict[str | None, Sampler] = {}
         self._matches_played = 0
         self._explore = bool(self.config.explore)
         self._random_actions = False
@@ -95,6 +103,9 @@ class PopulationRunner:
         self.groups = self.config.groups
         self.modules = self.config.modules_of_groups()
         self.make_module()
+        # Who plays against the learner, one module for each of its own; None if it does itself.
+        self._rival = copy.deepcopy(self.module) if self.config.has_opponent else None
+        self._rival_number = 0
         self.num_envs = 0
         remote = self.worker_index > 0
         if remote or self.config.num_env_runners == 0 or self.config.create_env_on_local_worker:
@@ -113,14 +124,22 @@ class PopulationRunner:
             for callback in self._callbacks
         )
         self._watch_steps = watched or self.config.callbacks_on_episode_step is not None
-        self._sampler = Sampler(
-            self._make_population,
-            self.num_envs,
-            self._learners(),
-            self._seed,
-            self.config.restart_failed_sub_environments,
-            self._on_event,
-        )
+        # By the group that the learner plays: with an opponent it plays each in half of the
+        # populations, so that it learns both and no episode is cut to change sides.
+        sides: list[str | None] = [None] if self._rival is None else list(self.groups)
+        each = self.num_envs // len(sides)
+        self._samplers = {
+            mine: Sampler(
+                functools.partial(self._make_population, first=number * each),
+                each,
+                self._players(mine),
+                [self._seed, number] if number and self._seed is not None else self._seed,
+                self.config.restart_failed_sub_environments,
+                functools.partial(self._on_event, mine, number * each),
+            )
+            for number, mine in enumerate(sides)
+        }
+        self._sampler = self._samplers[sides[0]]
         self._opponents: dict[str, Opponent] = {
             name: load_opponent(name, spec, self.groups)
             for name, spec in self.config.evaluation_opponents.items()
@@ -138,8 +157,8 @@ class PopulationRunner:
 
     def stop(self) -> None:
         """Closes the populations."""
-        if self._sampler is not None:
-            self._sampler.close()
+        for sampler in self._samplers.values():
+            sampler.close()
 
     def set_state(self, state: StateDict) -> None:
         """Takes over weights, the count of steps, and (the local runner) the draws to come."""
@@ -152,6 +171,10 @@ class PopulationRunner:
                     ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
                 )
                 self._weights_seq_no = number
+        if self._rival is not None and OPPONENT in state:
+            if state[OPPONENT_NUMBER] != self._rival_number:
+                self._rival.set_state(state[OPPONENT])
+            self._rival_number = state[OPPONENT_NUMBER]
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
         # The draws of one runner, not of all: a state that goes to several has no generator.
@@ -172,7 +195,7 @@ class PopulationRunner:
         explore: bool | None,
         random_actions: bool,
         force_reset: bool,
-    ) -> FragmentBatch:
+    ) -> list[FragmentBatch]:
         """`sample()` of both stacks; see `MFQEnvRunner.sample` for the arguments."""
         if self._sampler is None:
             raise ValueError(
@@ -184,7 +207,7 @@ class PopulationRunner:
         evaluating = self.config.in_evaluation
         try:
             with self.metrics.log_time(SAMPLE_TIMER):
-                fragment = self._play_fragment(num_timesteps, num_episodes, force_reset)
+                fragments = self._play_fragments(num_timesteps, num_episodes, force_reset)
         except PopulationError as error:
             if not (evaluating and self.worker_index):
                 raise
@@ -193,26 +216,37 @@ class PopulationRunner:
             self.error = error
             self.metrics.log_value(NUM_EPISODES, num_episodes or 0, reduce="sum")
             nothing = Fragment({}, math.ceil(num_timesteps or 0), {}, [])
-            return FragmentBatch(nothing, self._weights_seq_no)
-        if evaluating and not self._opponents:
-            self._log_figures(episode_figures(e, self.modules) for e in fragment.episodes)
-        self._log_counters(fragment)
-        return FragmentBatch(fragment, self._weights_seq_no)
+            return [FragmentBatch(nothing, self._weights_seq_no)]
+        for fragment in fragments.values():
+            if evaluating and not self._opponents:
+                self._log_figures(episode_figures(e, self.modules) for e in fragment.episodes)
+            self._log_counters(fragment)
+        return [FragmentBatch(f, self._weights_seq_no, mine) for mine, f in fragments.items()]
 
-    def _play_fragment(
+    def _play_fragments(
         self, num_timesteps: float | None, num_episodes: int | None, force_reset: bool
-    ) -> Fragment:
-        assert self._sampler is not None
+    ) -> dict[str | None, Fragment]:
+        """A fragment of every sampler, by the group that the learner plays in it."""
         keep = not self.config.in_evaluation
         if self._opponents:
-            return self._play_matches(num_episodes or self.num_envs)
-        if num_episodes is not None:
-            return self._sampler.sample(num_episodes=num_episodes, keep=keep)
+            return {None: self._play_matches(num_episodes or self.num_envs)}
         length = self.config.get_rollout_fragment_length(self.worker_index)
-        steps = num_timesteps or length * self.num_envs
-        return self._sampler.sample(
-            num_steps=math.ceil(steps / self.num_envs), fresh=force_reset, keep=keep
-        )
+        steps = math.ceil((num_timesteps or length * self.num_envs) / self.num_envs)
+        fragments = {}
+        for number, (mine, sampler) in enumerate(self._samplers.items()):
+            if num_episodes is None:
+                fragment = sampler.sample(num_steps=steps, fresh=force_reset, keep=keep)
+            else:
+                share = len(range(number, num_episodes, len(self._samplers)))
+                if not share:
+                    continue
+                fragment = sampler.sample(num_episodes=share, keep=keep)
+            if mine is not None:  # nobody learns from what the opponent does
+                module_id = self.modules[mine]
+                fragment.columns = {module_id: fragment.columns[module_id]}
+                fragment.agent_steps = {mine: fragment.agent_steps[mine]}
+            fragments[mine] = fragment
+        return fragments
 
     def _context(self, index: int) -> EnvContext:
         return EnvContext(
@@ -222,34 +256,36 @@ class PopulationRunner:
             num_workers=self.num_workers,
         )
 
-    def _make_population(self, index: int) -> Population:
-        return as_population(self._env_creator(self._context(index)))
+    def _make_population(self, index: int, first: int = 0) -> Population:
+        return as_population(self._env_creator(self._context(first + index)))
 
-    def _learners(self) -> dict[str, Player]:
-        """Every group played by its module."""
+    def _players(self, mine: str | None = None) -> dict[str, Player]:
+        """Every group played by its module, or all but `mine` by the opponent's."""
         players = {}
         for group, module_id in self.modules.items():
-            module = self.module[module_id].unwrapped()
+            theirs = mine is not None and group != mine
+            modules = self._rival if theirs and self._rival is not None else self.module
+            act = functools.partial(self._act, modules, module_id)
+            module = modules[module_id].unwrapped()
             players[group] = Player(
-                module_id,
-                functools.partial(self._act, module_id),
+                f"{OPPONENT}/{module_id}" if theirs else module_id,
+                act,
                 module.neighborhood,
                 module.mean_action_iterations,
-                None
-                if module.shared_exploration is None
-                else functools.partial(self._act, module_id),
+                None if module.shared_exploration is None else act,
             )
         return players
 
     def _act(
         self,
+        modules: MultiRLModule,
         module_id: str,
         obs: Array,
         mean_actions: Array,
         action_mask: Array | None,
         crowd: Array | None = None,
     ) -> Array:
-        module = self.module[module_id].unwrapped()
+        module = modules[module_id].unwrapped()
         if self._random_actions:
             mask = (
                 np.ones((len(obs), module.action_space.n), bool)
@@ -278,7 +314,7 @@ class PopulationRunner:
                 if not share:
                     continue
                 rivals = opponent.players(self._generator)
-                self._sampler.assign(rivals | {mine: self._learners()[mine]})
+                self._sampler.assign(rivals | {mine: self._players()[mine]})
                 part = self._sampler.sample(num_episodes=share, keep=False)
                 for episode in part.episodes:
                     episode.custom_data["mine"] = mine
@@ -289,7 +325,7 @@ class PopulationRunner:
                 for group, steps in part.agent_steps.items():
                     played.agent_steps[group] += steps
         self._matches_played += num_matches
-        self._sampler.assign(self._learners())
+        self._sampler.assign(self._players())
         return played
 
     def _log_figures(self, figures: Iterable[Mapping[tuple[str, ...], float]]) -> None:
@@ -316,14 +352,15 @@ class PopulationRunner:
         log(NUM_ENV_STEP_FAILURES_LIFETIME, fragment.failures, reduce="lifetime_sum")
         log(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="max")
 
-    def _on_event(self, event: str, episode: Episode) -> None:
+    def _on_event(self, mine: str | None, first: int, event: str, episode: Episode) -> None:
+        if mine is not None:
+            episode.custom_data["mine"] = mine  # as in matches of an evaluation
         if event != "step" or self._watch_steps:
-            assert self._sampler is not None
             self._fire(
                 f"on_episode_{event}",
                 episode=episode,
-                env=self._sampler.populations[episode.env_index],
-                env_index=episode.env_index,
+                env=self._samplers[mine].populations[episode.env_index],
+                env_index=first + episode.env_index,
                 rl_module=self.module,
             )
 

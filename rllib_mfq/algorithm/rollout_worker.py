@@ -59,9 +59,9 @@ class MFQRolloutWorker(PopulationRunner, RolloutWorker):
     @override(RolloutWorker)
     def make_env(self) -> None:
         super().make_env()
-        assert self._sampler is not None
         self.input_reader = self._sampler  # RLlib evaluates only workers that have one
-        for index, population in enumerate(self._sampler.populations):
+        populations = [p for sampler in self._samplers.values() for p in sampler.populations]
+        for index, population in enumerate(populations):
             self.callbacks.on_sub_environment_created(
                 worker=self, sub_environment=population, env_context=self._context(index)
             )
@@ -80,18 +80,22 @@ class MFQRolloutWorker(PopulationRunner, RolloutWorker):
         random_actions: bool = False,
         force_reset: bool = False,
         **kwargs: Any,
-    ) -> FragmentBatch:
-        """As `MFQEnvRunner.sample`, but one batch; in evaluation one episode if not told."""
+    ) -> FragmentBatch | list[FragmentBatch]:
+        """As `MFQEnvRunner.sample`, but one batch, unless there is an opponent in `self_play`.
+
+        In evaluation one episode if not told.
+        """
         if num_timesteps is None and num_episodes is None and self.config.in_evaluation:
             num_episodes = 1 if self.config.batch_mode == "complete_episodes" else None
-        batch = self._play(num_timesteps, num_episodes, explore, random_actions, force_reset)
-        for episode in batch.episodes:
-            rewards = {(group, self.modules[group]): r for group, r in episode.returns.items()}
-            total = episode.get_return()
-            metrics = RolloutMetrics(episode.length, total, rewards, episode.custom_metrics)
-            self._finished.append(metrics)
-        self._fire("on_sample_end", samples=batch)
-        return batch
+        batches = self._play(num_timesteps, num_episodes, explore, random_actions, force_reset)
+        for batch in batches:
+            for episode in batch.episodes:
+                rewards = {(group, self.modules[group]): r for group, r in episode.returns.items()}
+                total = episode.get_return()
+                metrics = RolloutMetrics(episode.length, total, rewards, episode.custom_metrics)
+                self._finished.append(metrics)
+            self._fire("on_sample_end", samples=batch)
+        return batches if self.config.has_opponent else batches[0]
 
     @override(RolloutWorker)
     def get_metrics(self) -> list[RolloutMetrics]:

@@ -167,6 +167,11 @@ def check_settings(config: MFQConfig, defaults: Mapping[str, Any]) -> None:
         )
     if config.evaluation_opponents and not config.in_evaluation:
         _check_opponents(config)
+    if config.has_opponent and config.num_envs_per_env_runner % 2:
+        raise ValueError(
+            f"num_envs_per_env_runner is {config.num_envs_per_env_runner}; with an opponent in "
+            "self_play it must be even, for the learner plays each group in half of them."
+        )
 
 
 def check_env(env: Any) -> None:
@@ -232,12 +237,21 @@ def check_environment(config: MFQConfig, first: Mapping[str, Rows]) -> None:
             "evaluation_opponents needs an environment of two groups; this one has "
             f"{sorted(groups)}."
         )
+    if config.has_opponent and len(groups) != 2:
+        raise ValueError(
+            f"self_play is {config.self_play!r}, which needs an environment of two groups; this "
+            f"one has {sorted(groups)}."
+        )
+    num_envs = config.num_envs_per_env_runner
     rows_of_module = dict.fromkeys(config.policies, 0)
     for group, module_id in config.modules_of_groups().items():
-        rows_of_module[module_id] += len(first[group].ids)
+        count, others = len(first[group].ids) * num_envs, rows_of_module[module_id]
+        # With an opponent a fragment holds one group, of half of the environments.
+        together = max(others, count // 2) if config.has_opponent else others + count
+        rows_of_module[module_id] = together
     steps = config.get_rollout_fragment_length() + 1  # the rows before the first step, too
     for module_id, count in rows_of_module.items():
-        fragment = count * steps * config.num_envs_per_env_runner
+        fragment = count * steps
         if fragment > config.replay_capacity:
             raise ValueError(
                 f"replay_capacity is {config.replay_capacity}, but one fragment of module "

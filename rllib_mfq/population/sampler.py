@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Sampler:
         make_population: Callable[[int], Population],
         num_envs: int,
         players: Mapping[str, Player],
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         restart_failed: bool = False,
         on_event: Callable[[str, Episode], None] = lambda event, episode: None,
     ) -> None:
