@@ -109,7 +109,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_preferences(build, tmp_pa
     again = build(squeeze(store_replay_in_checkpoints=True))
     again.restore_from_path(path)
     for algo in (first, again):
-        algo.env_runner._sampler.assign(algo.env_runner._learners())  # both start episodes anew
+        algo.env_runner._sampler.assign(algo.env_runner._players())  # both start episodes anew
         algo.train()
     assert same(weights(first, "squeeze"), weights(again, "squeeze"))
 
