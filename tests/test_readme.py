@@ -1,11 +1,15 @@
 """The README and the tuned examples say what was measured, name tests that exist, and run."""
 
+import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.tables import files, measured
+from benchmarks.measure import RESULTS
+from benchmarks.tables import files, ising_rows, measured
+from rllib_cli.reproduce import battle, ising
 from rllib_mfq.algorithm.config import DEFAULTS
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +28,40 @@ def test_every_tuned_example_of_the_first_table_has_three_seeds():
     for figures in found.values():
         for rows in figures.values():
             assert len({row["seed"] for row in rows}) >= 3
+
+
+def test_the_learned_ising_model_is_as_ordered_as_glauber_dynamics_and_the_exact_one():
+    rows = ising_rows()
+    assert len({row["seed"] for row in rows}) >= 3 and {row["size"] for row in rows} == {"20"}
+    for line in ising.summary(rows):
+        learned, glauber, exact = (float(line[name]) for name in ("MFQ", "Glauber", "exact"))
+        if not 1.0 <= float(line["T"]) <= 1.3:
+            assert abs(learned - glauber) <= 0.05, line
+        if float(line["T"]) < 1.0:
+            assert abs(glauber - exact) <= 0.02 and abs(learned - exact) <= 0.02, line
+    crossings = ising.crossings(rows)
+    assert abs(crossings["MFQ"] - crossings["Glauber"]) <= 0.1
+    assert max(float(row["q_mse"]) for row in rows if row["method"] == "MFQ") < 1e-4
+
+
+def test_the_squeeze_is_recorded_for_five_seeds_and_a_crowd_of_a_hundred_is_near_the_optimum():
+    found = {}
+    for row in csv.DictReader((RESULTS / "gaussian_squeeze.csv").open()):
+        found.setdefault((row["method"], row["num_agents"]), []).append(
+            float(row["share_of_optimum"])
+        )
+    assert len(found) == 12 and {len(shares) for shares in found.values()} == {5}
+    assert min(found["MFQ", "100"]) >= 0.95
+    assert max(found["MFQ, exploring alone", "1000"]) == 0.0
+
+
+def test_every_seed_of_battle_beats_random_play_and_met_every_other():
+    rows = list(csv.DictReader((RESULTS / "battle.csv").open()))
+    mfq = [row for row in rows if row["method"] == "mfq"]
+    assert len(mfq) >= 5 and min(float(row["win_rate_random"]) for row in mfq) >= 0.99
+    content = battle.read(RESULTS)
+    assert min(pair["matches"] for pair in content["pairs"]) >= 50
+    assert np.isfinite(battle.cross_play(content, "mfq", "iql")).all()
 
 
 def test_every_test_the_readme_names_exists():
