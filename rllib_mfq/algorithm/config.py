@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "temperature": [[0, 0.5], [2_000_000, 0.05]],
     "shared_exploration": 0.0,
     "target": "mean_field",
+    "n_step": 1,
     "dueling": False,
     "table_levels": None,
     "tau": 0.01,
@@ -145,6 +146,7 @@ class MFQConfig(AlgorithmConfig):
         temperature: float | list[list[float]] = NotProvided,
         shared_exploration: float | list[list[float]] = NotProvided,
         target: str = NotProvided,
+        n_step: int = NotProvided,
         dueling: bool = NotProvided,
         table_levels: int | None = NotProvided,
         tau: float = NotProvided,
@@ -173,6 +175,7 @@ class MFQConfig(AlgorithmConfig):
                 number or a schedule as `temperature`. Where the reward depends on what the
                 crowd does together, agents that explore independently average out.
             target: what the next state is worth: `mean_field`, `double_q` or `max`.
+            n_step: how many of its steps' rewards an agent adds up before it values what follows.
             dueling: split the Q head into state value and advantages.
             table_levels: learn a table instead of a network, for observations that are one whole
                 number; mean actions are rounded to multiples of 1 / table_levels, and `lr` is

@@ -23,10 +23,16 @@ from rllib_mfq.algorithm.rl_module import (
     MFQTorchRLModule,
 )
 from rllib_mfq.mean_field.network import soft_update
-from rllib_mfq.mean_field.objective import mfq_loss, next_value, schedule_value
+from rllib_mfq.mean_field.objective import (
+    mfq_loss,
+    n_step_return,
+    next_value,
+    schedule_value,
+)
 from rllib_mfq.mean_field.table import make_optimizer
 
 NUM_UPDATES = "num_updates"
+NUM_STEPS = "num_steps"  # column: how many steps a row spans, where `n_step` is above 1
 
 
 class MFQTorchLearner(TorchLearner):
@@ -129,7 +135,9 @@ def module_loss(
     Returns:
         The loss, `[]`, and the figures to report with it, each `[]` and detached.
     """
-    after = {Columns.OBS: batch["new_obs"], MEAN_ACTIONS: batch[NEXT_MEAN_ACTIONS]}
+    # Several steps on, the mean action is another than the one that the first step produced.
+    inherited = batch["new_mean_actions" if NUM_STEPS in batch else NEXT_MEAN_ACTIONS]
+    after = {Columns.OBS: batch["new_obs"], MEAN_ACTIONS: inherited}
     with torch.no_grad():
         value = next_value(
             target,
@@ -138,13 +146,14 @@ def module_loss(
             module.q(after) if target == "double_q" else None,
             batch.get(f"new_{ACTION_MASK}"),
         )
+    rewards, discount = n_step_return(batch[Columns.REWARDS], batch.get(NUM_STEPS), gamma)
     loss, td_error = mfq_loss(
         q,
         batch[Columns.ACTIONS],
-        batch[Columns.REWARDS],
+        rewards,
         batch[Columns.TERMINATEDS].bool(),
         value,
-        gamma,
+        discount,
         weights=module.loss_weights(batch),
     )
     return loss, {

@@ -95,7 +95,10 @@ class MFQ(OldStackAlgorithm):
             if self._is_trained(module_id):
                 seed = None if open_config.seed is None else open_config.seed + index
                 self._memories[module_id] = ReplayMemory(
-                    open_config.replay_capacity, open_config.replay_obs_dtype, seed
+                    open_config.replay_capacity,
+                    open_config.replay_obs_dtype,
+                    seed,
+                    open_config.n_step,
                 )
         self._begin_self_play()
 

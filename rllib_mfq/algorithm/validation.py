@@ -58,6 +58,7 @@ WITHOUT_EFFECT = {
 INTEGERS = {
     "mean_action_iterations": 1,
     "target_network_update_freq": 1,
+    "n_step": 1,
     "replay_capacity": 1,
     "table_levels": 1,
     "num_steps_sampled_before_learning_starts": 0,

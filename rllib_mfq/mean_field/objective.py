@@ -139,7 +139,7 @@ def mfq_loss(
     rewards: Tensor,
     terminated: Tensor,
     value_next: Tensor,
-    gamma: float,
+    gamma: float | Tensor,
     valid: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ def mfq_loss(
         rewards: `[B]` float.
         terminated: `[B]` bool. A truncated episode is not terminated: it bootstraps.
         value_next: `[B]`, `next_value` at (s', m'); ignored where terminated.
-        gamma: discount in `[0, 1]`.
+        gamma: discount in `[0, 1]`, one or `[B]`.
         valid: `[B]` bool, false on padding. All true if omitted.
         weights: `[B]` float; if given, L is the sum of weights times squared errors (the
             tabular form needs it, see `QTable.weights`).
@@ -185,6 +185,27 @@ def mfq_loss(
     if valid is None:
         return td_error.square().mean(), td_error.detach()
     return td_error.square().sum() / valid.sum().clamp(min=1), td_error.detach()
+
+
+def n_step_return(
+    rewards: Tensor, num_steps: Tensor | None, gamma: float
+) -> tuple[Tensor, float | Tensor]:
+    """What some steps in a row have paid, and the discount of what comes after them.
+
+        R = sum over i < k of gamma^i r_i,        discount = gamma^k
+
+    Args:
+        rewards: `[B]` of one step each, or `[B, n]`, zero behind the last of k steps.
+        num_steps: `[B]` integers, k; None for one step each.
+        gamma: discount of one step, in `[0, 1]`.
+
+    Returns:
+        `[B]` each; for one step each, the rewards and gamma as they are.
+    """
+    if num_steps is None:
+        return rewards, gamma
+    powers = gamma ** torch.arange(rewards.shape[-1], device=rewards.device)
+    return (rewards * powers).sum(-1), gamma ** num_steps.float()
 
 
 def schedule_value(schedule: float | list[list[float]], agent_steps: float) -> float:

@@ -22,13 +22,20 @@ class ReplayMemory:
         capacity: rows, closing ones included.
         obs_dtype: type to keep observations in (`float16`, `uint8`, ...); None keeps theirs.
         seed: of the draws.
+        n_step: how many steps of an agent a drawn row spans; fewer where its life, or the
+            fragment that the row came in, ends before.
     """
 
     def __init__(
-        self, capacity: int, obs_dtype: str | None = None, seed: int | None = None
+        self,
+        capacity: int,
+        obs_dtype: str | None = None,
+        seed: int | None = None,
+        n_step: int = 1,
     ) -> None:
         self.capacity = capacity
         self.obs_dtype = obs_dtype
+        self.n_step = n_step
         self._rng = np.random.default_rng(seed)
         self._columns: dict[str, Array] = {}
         self._size = 0  # rows written and not yet overwritten
@@ -92,6 +99,9 @@ class ReplayMemory:
             `[B, ...]` columns `obs`, `new_obs` (`obs` where terminated), `actions`, `rewards`,
             `terminateds`, `mean_actions`, `next_mean_actions`, and `action_mask` and
             `new_action_mask` where the environment has masks. All of them are fresh arrays.
+            With several steps, `rewards` `[B, n_step]` are those of the steps, `num_steps`
+            `[B]` says how many there are, the others being 0; `terminateds`, `new_obs` and
+            `new_mean_actions`, the mean action there, belong to the last of them.
 
         Raises:
             ValueError: there is no row to learn from.
@@ -100,13 +110,41 @@ class ReplayMemory:
             raise ValueError("the memory holds no row to learn from.")
         rows = self._draw(size)
         columns = self._columns
-        after = (rows + columns["distance"][rows]) % self.capacity
         batch = {name: columns[name][rows] for name in KEPT}
+        mask = columns["action_mask"][rows] if "action_mask" in columns else None
+        if self.n_step > 1:
+            rows = self._follow(rows, batch)
+        after = self._after(rows)
         batch["new_obs"] = columns["obs"][after]
-        if "action_mask" in columns:
-            batch["action_mask"] = columns["action_mask"][rows]
+        if mask is not None:
+            batch["action_mask"] = mask
             batch["new_action_mask"] = columns["action_mask"][after]
         return batch
+
+    def _after(self, rows: Array) -> Array:
+        """`[B]`: the rows that hold the next observations; the rows themselves if terminated."""
+        after: Array = (rows + self._columns["distance"][rows]) % self.capacity
+        return after
+
+    def _follow(self, rows: Array, batch: dict[str, Array]) -> Array:
+        """Puts the further steps of the rows' agents into a batch; returns the last rows."""
+        columns = self._columns
+        rewards = np.zeros((len(rows), self.n_step), np.float32)
+        rewards[:, 0] = batch["rewards"]
+        steps, going = np.ones(len(rows), np.int32), np.ones(len(rows), bool)
+        for k in range(1, self.n_step):
+            after = self._after(rows)
+            going &= (after != rows) & columns["loss_mask"][after]  # it acted there, too
+            rows = np.where(going, after, rows)
+            rewards[:, k] = np.where(going, columns["rewards"][rows], 0.0)
+            steps += going
+        batch |= {
+            "rewards": rewards,
+            "num_steps": steps,
+            "terminateds": columns["terminateds"][rows],
+            "new_mean_actions": columns["next_mean_actions"][rows],
+        }
+        return rows
 
     def get_state(self) -> dict[str, Any]:
         """The filled rows and everything needed to go on exactly as before."""
