@@ -219,8 +219,9 @@ def test_a_pool_keeps_its_opponent_while_no_match_ends_and_numbers_the_others():
     assert pool.number == 1 + moves > 1
 
 
-def test_a_snapshot_stays_as_it_was_while_the_learner_learns(build):
-    algo = build(battle(POOL))
+@STACKS
+def test_a_snapshot_stays_as_it_was_while_the_learner_learns(build, old):
+    algo = build(battle(POOL, old))
     initial = copy.deepcopy(algo._learner_weights())
     for _ in range(4):
         algo.training_step()

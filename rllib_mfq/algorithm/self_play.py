@@ -245,5 +245,5 @@ def make_past_self(
 
 
 def _copy(weights: Weights) -> Weights:
-    """Those of a learner are the very memory that it trains."""
+    """A copy, for whoever gives weights may go on to change their memory."""
     return {m: {n: np.array(tensor) for n, tensor in x.items()} for m, x in weights.items()}
