@@ -19,8 +19,9 @@ from rllib_cli import examples
 from rllib_cli.experiments import BadInput, Experiment, read_experiments
 from rllib_cli.options import Options
 from rllib_cli.progress import Progress
-from rllib_cli.session import be_quiet, import_plugins, start_ray
+from rllib_cli.session import be_quiet, start_ray
 from rllib_cli.train import prepare, tune_experiment
+from rllib_mfq import register
 from rllib_mfq.arena.output import replacing
 from rllib_mfq.arena.provenance import environment
 
@@ -70,7 +71,7 @@ def train_variants(
     }
     if missing:
         be_quiet(0)
-        import_plugins(())
+        register()  # Ray forgets it when it shuts down
         options = Options(ray_num_cpus=processes)
         (base,) = read_experiments(examples.find(example)).values()
         base["stop"] |= stop or {}
