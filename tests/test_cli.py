@@ -22,7 +22,7 @@ from rllib_mfq.algorithm.opponents import find_modules
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LIGHT = {"__init__", "__main__", "arena", "command"}
+LIGHT = {"reproduce", "__init__", "__main__", "arena", "command"}
 LIGHT |= {"examples", "experiments", "namesakes", "options"}
 TINY = {
     "run": "MFQ",
@@ -126,7 +126,10 @@ def test_help_and_typing_errors_are_answered_without_importing_ray_or_torch(argu
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("rllib_cli/*.py")), ids=lambda path: path.stem)
+FILES = [*ROOT.glob("rllib_cli/*.py"), ROOT / "rllib_cli/reproduce/command.py"]
+
+
+@pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_only_what_runs_something_imports_ray_and_nothing_imports_the_command(path):
     top = [node for node in ast.parse(path.read_text()).body]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}

@@ -103,8 +103,8 @@ def load_opponent(
     found = {spec: Path(spec)} if pretrained else find_modules(spec)
     if not found:
         raise ValueError(
-            f"opponent {name!r} is {spec!r}, which is neither 'random' nor '{PREFIX}NAME' nor the "
-            "folder of a checkpoint with modules."
+            f"opponent {name!r} is {spec!r}, which is neither 'random' nor the folder of a "
+            f"checkpoint with modules nor '{PREFIX}NAME'."
         )
     modules: dict[str, MFQTorchRLModule] = {}
     for group, spaces in groups.items():
