@@ -33,7 +33,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "dueling": {"dueling": True},
     "temperature to 0.05": {"temperature": [[0, 0.5], [4_000_000, 0.05]]},
     "3-step returns": {"n_step": 3},
-    "pool of past selves": {"self_play": {"opponent": "pool"}},
 }
 """What else was tried, as departures from `mfq`."""
 
