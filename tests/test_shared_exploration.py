@@ -69,7 +69,7 @@ def test_groups_of_one_population_do_not_share_with_each_other(build):
     assert np.mean(np.equal(*most)) < 0.5  # by chance a tenth
 
 
-def test_its_strength_follows_the_schedule_and_greedy_play_and_evaluation_have_none(build):
+def test_its_strength_follows_the_schedule_and_greedy_play_has_none(build):
     algo = build(squeeze(shared_exploration=[[0, 30.0], [2_000, 1.0]]))
     while algo.train()["agent_steps_sampled_lifetime"] < 3_000:
         pass
@@ -79,6 +79,15 @@ def test_its_strength_follows_the_schedule_and_greedy_play_and_evaluation_have_n
     crowd = np.arange(6)
     greedy = module.act(obs, means, None, explore=False, crowd=crowd)
     assert len(set(greedy)) == 1
+
+
+def test_evaluation_plays_the_policy_without_it_also_when_it_draws(build):
+    config = squeeze(temperature=1e6).evaluation(
+        evaluation_interval=1, evaluation_config={"explore": True}
+    )
+    (batch,) = build(config).eval_env_runner.sample(num_episodes=24)
+    totals = [episode.result["total"]["squeeze"] for episode in batch.episodes]
+    assert np.std(totals) < 2 * np.sqrt(8.25 * N)  # together they would scatter by 2.9 N
 
 
 def test_what_is_added_to_the_logits_has_the_strength_as_its_deviation(build):
