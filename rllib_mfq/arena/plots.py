@@ -97,7 +97,7 @@ def plot(
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure; the suffix, one of `SUFFIXES`, decides on the format."""
     with replacing(path) as part:
-        figure.savefig(part, dpi=150)
+        figure.savefig(part, dpi=150, bbox_inches="tight")
 
 
 def read_trials(paths: Sequence[Path]) -> list[Trial]:
