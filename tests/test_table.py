@@ -144,3 +144,13 @@ def test_settings_that_make_no_table_are_refused(build, changes, words):
 def test_observations_that_number_no_states_are_refused(build):
     with pytest.raises(ValueError, match="table_levels is 4, but group 'red' observes"):
         build(MFQConfig().environment("battle_v4").training(table_levels=4))
+
+
+def test_short_fragments_in_a_small_memory_are_learned_from(build):
+    """Of fragments of one step nearly half of the rows only close the fragment."""
+    config = lattice(replay_capacity=200).training(num_steps_sampled_before_learning_starts=150)
+    algo = build(config.env_runners(num_envs_per_env_runner=4, rollout_fragment_length=1))
+    for _ in range(3):
+        algo.train()
+    assert len(algo._memories["spin"]) < 150
+    assert entries(algo).abs().max() > 0.5

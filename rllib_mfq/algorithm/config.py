@@ -196,8 +196,8 @@ class MFQConfig(AlgorithmConfig):
                 of the learner, taken every `interval` rows and drawn anew after training steps
                 in which an episode ended. Against an opponent the learner plays each group in
                 half of the environments and learns only from its own rows.
-            num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must
-                hold before it is learned from.
+            num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must have
+                been given before it is learned from.
             **kwargs: RLlib's own: `lr`, `gamma`, `grad_clip`, `train_batch_size_per_learner`
                 (rows per module and update; `train_batch_size` is its old name), ...
         """

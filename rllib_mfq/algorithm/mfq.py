@@ -237,8 +237,11 @@ class MFQ(OldStackAlgorithm):
     def _updates_owed(self, batches: list[FragmentBatch]) -> int:
         """How many updates are due; each trains a batch of every module that is trained."""
         config = self.config
+        # Rows written, not held: of short fragments a full memory holds more closing rows than
+        # others, and might never hold so many.
         least = max(1, config.num_steps_sampled_before_learning_starts)
-        if not self._memories or any(len(m) < least for m in self._memories.values()):
+        memories = self._memories.values()
+        if not memories or any(not m or m.num_steps_added < least for m in memories):
             return 0
         rows = sum(
             steps

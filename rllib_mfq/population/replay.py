@@ -41,6 +41,7 @@ class ReplayMemory:
         self._size = 0  # rows written and not yet overwritten
         self._next = 0  # where the next row goes
         self.num_steps = 0  # of those, rows with an action
+        self.num_steps_added = 0  # rows with an action ever written
 
     def __len__(self) -> int:
         """Rows to learn from (those that only close a life are not counted)."""
@@ -86,6 +87,7 @@ class ReplayMemory:
             for name, column in self._columns.items():
                 column[here] = new[name][there]
             self.num_steps += int(np.count_nonzero(valid[here]))
+        self.num_steps_added += int(np.count_nonzero(columns["loss_mask"]))
         self._next = (self._next + rows) % self.capacity
         self._size = min(self.capacity, self._size + rows)
 
@@ -153,6 +155,7 @@ class ReplayMemory:
             "columns": filled,
             "next": self._next,
             "num_steps": self.num_steps,
+            "num_steps_added": self.num_steps_added,
             "replay_capacity": self.capacity,
             "replay_obs_dtype": self.obs_dtype,
             "rng": self._rng.bit_generator.state,
@@ -177,6 +180,7 @@ class ReplayMemory:
             self._columns[name][: len(filled)] = filled
             self._size = len(filled)
         self._next, self.num_steps = state["next"], state["num_steps"]
+        self.num_steps_added = state["num_steps_added"]
         self._rng.bit_generator.state = state["rng"]
 
     def _allocate(self, columns: Mapping[str, Array]) -> None:
