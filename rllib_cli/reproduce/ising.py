@@ -22,7 +22,7 @@ from rllib_mfq.population.sampler import Sampler
 
 EXAMPLE = "ising"
 HOT = 4.0  # T at which learning begins: all entries are visited
-HOT_ROWS = 800_000  # rows until T has fallen to what it stays at
+HOT_STEPS = 2_000  # of the lattice, until T has fallen to what it stays at
 TEMPERATURES = (0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
 LEARNERS: dict[str, dict[str, Any]] = {
     "shared-table": {},
@@ -65,7 +65,7 @@ def reproduce(
         f"{learner}-{size}-T{temperature:g}-seed{seed}": {
             **changes,
             "env_config": env_config,
-            "temperature": [[0, HOT], [HOT_ROWS, float(temperature)]],
+            "temperature": [[0, HOT], [HOT_STEPS * size**2, float(temperature)]],
             "evaluation_config": {
                 "explore": True,
                 "env_config": {**env_config, "max_cycles": STEPS},
