@@ -9,7 +9,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,17 +101,7 @@ def tournament(
             check_output(out)
     if plot:
         _check_picture("--plot", plot)
-    with contextlib.ExitStack() as stack, _bad_input():
-        bar: Any = None
-
-        def show(done: int, total: int) -> None:
-            nonlocal bar
-            if bar is None and sys.stderr.isatty():
-                progress = click.progressbar(length=total, label="matches", file=sys.stderr)
-                bar = stack.enter_context(progress)
-            if bar is not None:
-                bar.update(done - bar.pos)
-
+    with matches_bar() as show, _bad_input():
         played = play_tournament(name_agents(agents), env, changes, on_matches=show, **options)
     _show(played)
     content = played.content() | {"command": shlex.join(["rllib", *sys.argv[1:]])}
@@ -155,6 +145,25 @@ def _check_picture(option: str, path: Path) -> None:
 
     with _bad_input(f"{option} "):
         check_output(path, SUFFIXES)
+
+
+@contextlib.contextmanager
+def matches_bar() -> Iterator[Callable[[int, int], None]]:
+    """Shows how many matches are played, on a terminal; each tournament begins with 0."""
+    with contextlib.ExitStack() as stack:
+        bar: Any = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal bar
+            if not sys.stderr.isatty():
+                return
+            if done == 0:
+                stack.close()
+                progress = click.progressbar(length=total, label="matches", file=sys.stderr)
+                bar = stack.enter_context(progress)
+            bar.update(done - bar.pos)
+
+        yield show
 
 
 @contextlib.contextmanager

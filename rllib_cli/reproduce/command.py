@@ -6,7 +6,6 @@ Imports no Ray: what a command does is imported when it runs.
 from __future__ import annotations
 
 import contextlib
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import click
 
+from rllib_cli.arena import matches_bar
 from rllib_cli.experiments import BadInput
 
 Command = Callable[..., None]
@@ -117,10 +117,10 @@ def battle(out: Path, pretrained: Path | None, matches: int, **given: Any) -> No
     """Mean field against independent Q-learning at 64 against 64, every seed against every."""
     if matches % 2:
         raise BadInput(f"--matches is {matches}; it must be even: half on each side.")
-    with _into(out), _into(pretrained or out):
+    with _into(out), _into(pretrained or out, "--pretrained"):
         from rllib_cli.reproduce import battle as experiment
 
-        with _bar() as show:
+        with matches_bar() as show:
             rows = experiment.reproduce(
                 out, pretrained=pretrained, matches=matches, on_matches=show, **given
             )
@@ -133,17 +133,16 @@ def battle(out: Path, pretrained: Path | None, matches: int, **given: Any) -> No
 
 def spread(values: Sequence[float]) -> str:
     """`0.96 ± 0.01`: the mean, and half the width of its 95 % t interval over seeds."""
-    from scipy import stats
+    import numpy as np
 
-    if len(values) < 2:
-        return f"{values[0]:.3f}"
-    error = statistics.stdev(values) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return f"{statistics.fmean(values):.3f} ± {half:.3f}"
+    from rllib_mfq.arena.interval import t_interval
+
+    mean, half = t_interval(np.asarray(values, float))
+    return f"{mean:.3f}" if len(values) < 2 else f"{mean:.3f} ± {half:.3f}"
 
 
 @contextlib.contextmanager
-def _into(folder: Path) -> Iterator[None]:
+def _into(folder: Path, option: str = "--out") -> Iterator[None]:
     """Makes a folder that can be written to, and tells what goes wrong in one sentence."""
     from rllib_mfq.arena.output import check_output
 
@@ -152,28 +151,9 @@ def _into(folder: Path) -> Iterator[None]:
         check_output(folder / "figures.csv")
         yield
     except OSError as error:
-        raise BadInput(f"--out {folder}: {error.strerror or error}.") from error
+        raise BadInput(f"{option} {folder}: {error.strerror or error}.") from error
     except ValueError as error:
         raise BadInput(" ".join(str(error).split())) from error
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Shows how many matches are played, on a terminal."""
-    with contextlib.ExitStack() as stack:
-        bar: Any = None
-
-        def show(done: int, total: int) -> None:
-            nonlocal bar
-            if not sys.stderr.isatty():
-                return
-            if done == 0:
-                stack.close()
-                progress = click.progressbar(length=total, label="matches", file=sys.stderr)
-                bar = stack.enter_context(progress)
-            bar.update(done - bar.pos)
-
-        yield show
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> None:

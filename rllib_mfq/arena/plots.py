@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from scipy import stats
 
+from rllib_mfq.arena.interval import t_interval
 from rllib_mfq.arena.output import replacing
 from rllib_mfq.arena.tournament import win_rates
 from rllib_mfq.mean_field.neighborhood import did_you_mean
@@ -161,15 +161,6 @@ def mean_curve(runs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array, Array
         raise ValueError(f"the seeds have no x in common: one begins at {low}, one ends at {high}.")
     mean, half = t_interval(np.array([np.interp(at, x, y) for x, y in runs]))
     return at, mean, half
-
-
-def t_interval(values: Array) -> tuple[Array, Array]:
-    """Mean over the first axis, and half the width of its 95 % t interval; NaN for one value."""
-    n = len(values)
-    if n == 1:
-        return values[0], np.full(values.shape[1:], np.nan)
-    half = stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
-    return values.mean(axis=0), half
 
 
 def plot_tournament(content: Mapping[str, Any]) -> Figure:
