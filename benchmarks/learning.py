@@ -3,18 +3,14 @@
 python -m benchmarks.learning
 """
 
-from __future__ import annotations
-
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import ray
 import torch
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from benchmarks.measure import rates, ratio, record
+from benchmarks.measure import rates, ratio, record, speed, start_ray, timed
 from rllib_mfq import MFQ, MFQConfig
 from rllib_mfq.mean_field.objective import mfq_loss, next_value
 
@@ -43,14 +39,12 @@ def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
     network, target = module.q_net, module._target_q_net
     optimizer = torch.optim.Adam(network.parameters(), config.lr)
 
-    def ours() -> float:
-        started = time.perf_counter()
+    def ours() -> int:
         batch = MultiAgentBatch({"shared": SampleBatch(columns)}, size * UPDATES)
         learner.update(batch=batch, minibatch_size=size, timesteps={})
-        return size * UPDATES / (time.perf_counter() - started)
+        return size * UPDATES
 
-    def bare() -> float:
-        started = time.perf_counter()
+    def bare() -> int:
         tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
         for i in range(UPDATES):
             part = {k: v[i * size : (i + 1) * size] for k, v in tensors.items()}
@@ -67,68 +61,45 @@ def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
             with torch.no_grad():
                 for old, new in zip(target.parameters(), network.parameters(), strict=True):
                     old.lerp_(new, config.tau)
-        return size * UPDATES / (time.perf_counter() - started)
+        return size * UPDATES
 
-    return {"learner": ours, "bare torch loop": bare}
+    return {"learner": timed(ours), "bare torch loop": timed(bare)}
 
 
 def training(algo: MFQ) -> Callable[[], float]:
     """Rows sampled per second while training, learner and all."""
 
-    def run() -> float:
-        before, started = algo._agent_steps, time.perf_counter()
-        while time.perf_counter() - started < SECONDS:
-            algo.train()
-        return (algo._agent_steps - before) / (time.perf_counter() - started)
+    def train() -> int:
+        before = algo._agent_steps
+        algo.train()
+        return algo._agent_steps - before
 
-    return run
+    return timed(train, SECONDS)
 
 
 def main() -> None:
-    ray.init(
-        "local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False
-    )
+    start_ray()
     one, two = battle(0).build_algo(), battle(1).build_algo()
     for algo in (one, two):
         while not algo.train()["num_updates"]:
             pass
     found = rates(learner_updates(one), REPEATS)
     found |= rates({"one process": training(one), "two processes": training(two)}, REPEATS)
-    middle = {name: statistics.median(values) for name, values in found.items()}
     for algo in (one, two):
         algo.stop()
     ray.shutdown()
-    record(
-        "learning",
-        "python -m benchmarks.learning",
-        [
-            {
-                "what": "learner updates against a bare torch loop, same network and batch",
-                "value": ratio(found, "learner", "bare torch loop"),
-                "unit": "x",
-                "must": 0.7,
-                "aim": 0.9,
-            },
-            {"what": "rows trained by the learner", "value": middle["learner"], "unit": "rows/s"},
-            {
-                "what": "1 remote env runner and a learner against both in one process",
-                "value": ratio(found, "two processes", "one process"),
-                "unit": "x",
-                "must": 1.4,
-                "aim": 1.8,
-            },
-            {
-                "what": "training in one process, battle_v4 81 against 81",
-                "value": middle["one process"],
-                "unit": "rows/s",
-            },
-            {
-                "what": "training with 1 remote env runner",
-                "value": middle["two processes"],
-                "unit": "rows/s",
-            },
-        ],
-    )
+    figures = {
+        "learner updates against a bare torch loop, same network and batch": ratio(
+            found["learner"], found["bare torch loop"], must=0.7, aim=0.9
+        ),
+        "rows trained by the learner": speed(found["learner"]),
+        "1 remote env runner and a learner against both in one process": ratio(
+            found["two processes"], found["one process"], must=1.4, aim=1.8
+        ),
+        "training in one process, battle_v4 81 against 81": speed(found["one process"]),
+        "training with 1 remote env runner": speed(found["two processes"]),
+    }
+    record("learning", figures)
 
 
 if __name__ == "__main__":

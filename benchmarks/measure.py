@@ -1,47 +1,61 @@
 """Measuring: rates that are compared in one run, and the file that records them."""
 
-from __future__ import annotations
-
-import json
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rllib_mfq.arena.provenance import environment
+import ray
+
+from rllib_mfq.arena.output import write_json
+from rllib_mfq.arena.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 
 
+def start_ray() -> None:
+    ray.init(
+        "local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+    )
+
+
+def timed(work: Callable[[], int], seconds: float = 0.0) -> Callable[[], float]:
+    """A function that calls `work` for so long, at least once, and returns its rows per second."""
+
+    def rate() -> float:
+        started, rows = time.perf_counter(), work()
+        while time.perf_counter() - started < seconds:
+            rows += work()
+        return rows / (time.perf_counter() - started)
+
+    return rate
+
+
 def rates(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Calls every case once per repeat, in turn, so that a slow moment slows all of them.
-
-    Args:
-        cases: functions that do some work and return a rate.
-        repeats: how often.
-
-    Returns:
-        The rates of each case, in the order of the repeats.
-    """
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, run in cases.items():
-            found[name].append(run())
-    return found
+    """Calls every case once per repeat, in turn, so that a slow moment slows all of them."""
+    rounds = [{name: measure() for name, measure in cases.items()} for _ in range(repeats)]
+    return {name: [each[name] for each in rounds] for name in cases}
 
 
-def ratio(found: Mapping[str, list[float]], case: str, against: str) -> float:
-    """Median over the repeats of one case's rate divided by another's."""
-    pairs = zip(found[case], found[against], strict=True)
-    return statistics.median(mine / other for mine, other in pairs)
+def speed(found: list[float]) -> dict[str, Any]:
+    """A figure: the median of a case's rates."""
+    return {"value": statistics.median(found), "unit": "rows/s"}
 
 
-def record(name: str, command: str, figures: list[dict[str, Any]]) -> None:
+def ratio(found: list[float], against: list[float], must: float, aim: float) -> dict[str, Any]:
+    """A figure: the median over the repeats of one case's rate divided by another's."""
+    value = statistics.median(a / b for a, b in zip(found, against, strict=True))
+    return {"value": value, "unit": "x", "must": must, "aim": aim}
+
+
+def record(name: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints figures as a table and writes them to `results/<name>.json`."""
-    for figure in figures:
+    for what, figure in figures.items():
         must = f"   must {figure['must']:<5g} aim {figure['aim']:g}" if "must" in figure else ""
-        print(f"{figure['what']:<78} {figure['value']:>10,.2f} {figure['unit']:<7}{must}")
+        print(f"{what:<78} {figure['value']:>10,.2f} {figure['unit']:<7}{must}")
     RESULTS.mkdir(exist_ok=True)
-    content = {"command": command, **environment(), "figures": figures}
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    rows = [{"what": what, **figure} for what, figure in figures.items()]
+    content = {"command": f"python -m benchmarks.{name}", **provenance(), "figures": rows}
+    write_json(RESULTS / f"{name}.json", content)

@@ -1,75 +1,66 @@
-"""Writes the measured figures in `results/` into the README and the tuned examples' headers.
+"""Writes the figures in `results/` and the settings into the README and the examples' headers.
 
 python -m benchmarks.tables
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re
-import statistics
 import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.measure import RESULTS, ROOT
 from benchmarks.tuned_examples import FIGURES, TABLE
-from rllib_cli.reproduce import battle, ising
-from rllib_cli.reproduce.command import spread
+from rllib_cli.reproduce import spread
+from rllib_mfq.algorithm.settings import SETTINGS
+from rllib_mfq.arena.statistics import grouped, over_seeds
 from rllib_mfq.envs.gaussian_squeeze import optimum
+from rllib_mfq.experiments.battle import cross_play, read
+from rllib_mfq.experiments.ising import crossings, summary
 
-Measured = dict[str, dict[str, list[dict[str, str]]]]  # example -> figure -> rows over seeds
-
-
-def measured() -> Measured:
-    """The recorded runs of the tuned examples."""
-    found: Measured = {}
-    for row in csv.DictReader(TABLE.open()):
-        found.setdefault(row["example"], {}).setdefault(row["figure"], []).append(row)
-    return {example: found[example] for example in FIGURES if example in found}
+Row = dict[str, str]
 
 
-def learning_table() -> str:
+def measured() -> dict[str, dict[str, list[Row]]]:
+    """The recorded runs of the tuned examples: of each example and figure, rows over seeds."""
+    found = _by("example", list(csv.DictReader(TABLE.open())))
+    return {name: _by("figure", found[name]) for name in FIGURES if name in found}
+
+
+def learning() -> Iterator[Row]:
     """What the tuned examples reach, over seeds."""
-    lines = [
-        "| Tuned example | Measure | Mean over seeds | Each seed | Rows | Minutes on 2 cores |",
-        "|---|---|---|---|---|---|",
-    ]
     for example, figures in measured().items():
         for figure, rows in figures.items():
-            values = [float(row["value"]) for row in rows]
-            minutes = statistics.mean(float(row["seconds"]) for row in rows) / 60
-            agent_steps = statistics.mean(float(row["agent_steps"]) for row in rows) / 1e6
-            lines.append(
-                f"| [{example}](tuned_examples/{example}.yaml) | {figure} "
-                f"| {_number(statistics.mean(values))} | {', '.join(map(_number, values))} "
-                f"| {agent_steps:.2f} M | {minutes:.1f} |"
-            )
-    return "\n".join(lines)
+            yield {
+                "Tuned example": f"[{example}](tuned_examples/{example}.yaml)",
+                "Measure": figure,
+                "Mean over seeds": _number(_mean(rows, "value")),
+                "Each seed": _each(rows, "value"),
+                "Rows": f"{_mean(rows, 'agent_steps') / 1e6:.2f} M",
+                "Minutes on 2 cores": f"{_mean(rows, 'seconds') / 60:.1f}",
+            }
 
 
-def speed_table() -> str:
+def speed() -> Iterator[Row]:
     """The budgets, and the rates behind them."""
-    lines = ["| What | Measured | Goal |", "|---|---|---|"]
     for name in ("sampling", "learning"):
         for figure in json.loads((RESULTS / f"{name}.json").read_text())["figures"]:
-            ratio = "must" in figure
-            value = f"{figure['value']:.2f} x" if ratio else f"{figure['value']:,.0f} rows/s"
-            goal = f"{figure['must']:g}, aim {figure['aim']:g}" if ratio else ""
-            lines.append(f"| {figure['what']} | {value} | {goal} |")
-    return "\n".join(lines)
+            ratio, value = "must" in figure, figure["value"]
+            yield {
+                "What": figure["what"],
+                "Measured": f"{value:.2f} x" if ratio else f"{value:,.0f} rows/s",
+                "Goal": f"{figure['must']:g}, aim {figure['aim']:g}" if ratio else "",
+            }
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    """A recorded reproduction."""
-    return list(csv.DictReader((RESULTS / f"{name}.csv").open()))
-
-
-def _markdown(lines: list[dict[str, str]]) -> str:
-    head = list(lines[0])
-    body = [f"| {' | '.join(line[name] for name in head)} |" for line in lines]
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *body])
+def settings() -> Iterator[Row]:
+    """MFQ's own settings: key, default and meaning."""
+    for name, setting in SETTINGS.items():
+        text = setting.text.rstrip(".").replace("|", "\\|")
+        yield {"Key": f"`{name}`", "Default": f"`{setting.default}`", "Meaning": text}
 
 
 def ising_rows() -> list[dict[str, Any]]:
@@ -77,151 +68,124 @@ def ising_rows() -> list[dict[str, Any]]:
     return [{**row, "temperature": float(row["temperature"])} for row in _rows("ising")]
 
 
-def ising_table() -> str:
+def ising() -> Iterator[Row]:
     """Learned order, Glauber's and the exact one, and where the order is lost."""
-    crossings = ising.crossings(ising_rows())
-    last = {"T": "order 0.5 at"} | {name: f"{t:.3f}" for name, t in crossings.items()}
-    last["difference"] = f"{crossings['MFQ'] - crossings['Glauber']:+.3f}"
-    lines = ising.summary(ising_rows())
-    return _markdown([*lines, dict.fromkeys(lines[0], "") | last])
+    yield from summary(ising_rows())
+    lost = crossings(ising_rows())
+    yield {
+        "T": "order 0.5 at",
+        **{method: f"{temperature:.3f}" for method, temperature in lost.items()},
+        "difference": f"{lost['MFQ'] - lost['Glauber']:+.3f}",
+    }
 
 
-def squeeze_table() -> str:
+def squeeze() -> Iterator[Row]:
     """Shares of the optimum, over seeds."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in _rows("gaussian_squeeze"):
-        shares = found.setdefault(row["method"], {}).setdefault(row["num_agents"], [])
-        shares.append(float(row["share_of_optimum"]))
-    return _markdown(
-        [
-            {"Method": method}
-            | {f"{agents} agents": spread(shares) for agents, shares in sizes.items()}
-            for method, sizes in found.items()
-        ]
-    )
+    for method, rows in _by("method", _rows("gaussian_squeeze")).items():
+        sizes = _by("num_agents", rows)
+        yield {"Method": method} | {f"{n} agents": _spread(mine) for n, mine in sizes.items()}
 
 
-def squeeze_header() -> str:
-    """What the example itself reached, over seeds."""
-    mine = [
-        row
-        for row in _rows("gaussian_squeeze")
-        if (row["method"], row["num_agents"]) == ("MFQ", "1000")
-    ]
-    shares = spread([float(row["share_of_optimum"]) for row in mine])
-    best = optimum(400.0, 200.0)[1]
-    seconds = statistics.mean(float(row["seconds"]) for row in mine)
-    text = f"{shares} of the optimum, {best:.1f} ({len(mine)} seeds, {seconds:.0f} s each)"
-    return f"{text}; results/gaussian_squeeze.csv"
-
-
-def ising_header() -> str:
-    """How far the learned order is from Glauber's."""
-    rows = [r for r in ising_rows() if not 1.0 <= r["temperature"] <= 1.3]
-    far = max(abs(float(line["difference"])) for line in ising.summary(rows))
-    seeds = len({row["seed"] for row in rows})
-    return (
-        f"order within {far:.3f} of Glauber dynamics at every temperature below 1.0 and above "
-        f"1.3 ({seeds} seeds); results/ising.csv"
-    )
-
-
-def battle_table() -> str:
+def battle() -> Iterator[Row]:
     """Both methods against random play and against each other, over seeds."""
-    content, rows = battle.read(RESULTS), _rows("battle")
-    lines = []
-    for method, name in (("mfq", "MFQ, both groups' means"), ("iql", "IQL")):
-        mine = [row for row in rows if row["method"] == method]
-        rates = battle.cross_play(content, method, "mfq" if method == "iql" else "iql")
-        mean, half = battle.over_seeds(rates)
-        against = [float(row["win_rate_random"]) for row in mine]
-        seconds = statistics.mean(float(row["seconds"]) for row in mine)
-        each = ", ".join(_number(float(rate)) for rate in rates.mean(axis=1))
-        lines.append(
-            {
-                "Method": name,
-                "Against random, each seed": ", ".join(map(_number, against)),
-                "Against the other, each seed": each,
-                "Mean, 95 % interval over seeds of both": f"{mean:.2f} ± {half:.2f}",
-                "Minutes a seed on 1 core": f"{seconds / 60:.1f}",
-            }
-        )
-    return _markdown(lines)
+    played, rows = read(RESULTS), _by("method", _rows("battle"))
+    for method, other, name in (("mfq", "iql", "MFQ, both groups' means"), ("iql", "mfq", "IQL")):
+        rates = cross_play(played, method, other)
+        yield {
+            "Method": name,
+            "Against random, each seed": _each(rows[method], "win_rate_random"),
+            "Against the other, each seed": ", ".join(map(_number, rates.mean(axis=1))),
+            "Mean, 95 % interval over seeds of both": "{:.2f} ± {:.2f}".format(*over_seeds(rates)),
+            "Minutes a seed on 1 core": f"{_mean(rows[method], 'seconds') / 60:.1f}",
+        }
 
 
-def battle_header() -> str:
-    """The cross-play figure."""
-    rates = battle.cross_play(battle.read(RESULTS), "mfq", "iql")
-    mean, half = battle.over_seeds(rates)
-    return (
-        f"win rate against independent Q-learning {mean:.2f} ± {half:.2f} "
-        f"({rates.shape[0]} x {rates.shape[1]} seeds); results/battle_crossplay.json"
-    )
-
-
-def variations_table() -> str:
+def variations() -> Iterator[Row]:
     """What else was tried, against the same independent learners."""
-    tried: dict[str, list[dict[str, str]]] = {}
-    for row in _rows("battle_variations"):
-        tried.setdefault(row["method"], []).append(row)
-    everything = {"as above": [r for r in _rows("battle") if r["method"] == "mfq"], **tried}
-    return _markdown(
-        [
-            {
-                "Change": name,
-                "Win rate against IQL, each seed": ", ".join(
-                    _number(float(row["win_rate_iql"])) for row in rows
-                ),
-                "Mean": _number(statistics.mean(float(row["win_rate_iql"]) for row in rows)),
-            }
-            for name, rows in everything.items()
-        ]
+    methods = {
+        "as above": _by("method", _rows("battle"))["mfq"],
+        **_by("method", _rows("battle_variations")),
+    }
+    for name, rows in methods.items():
+        yield {
+            "Change": name,
+            "Win rate against IQL, each seed": _each(rows, "win_rate_iql"),
+            "Mean": _number(_mean(rows, "win_rate_iql")),
+        }
+
+
+def headers() -> dict[str, str]:
+    """What was measured with each tuned example, in words."""
+    texts = {}
+    for example, figures in measured().items():
+        values = "; ".join(f"{figure} {_each(rows, 'value')}" for figure, rows in figures.items())
+        runs = next(iter(figures.values()))  # all figures are of the same runs
+        seeds, seconds = (", ".join(row[key] for row in runs) for key in ("seed", "seconds"))
+        texts[example] = f"{values} (seeds {seeds}; {seconds} s; results/tuned_examples.csv)"
+    rows = [row for row in ising_rows() if not 1.0 <= row["temperature"] <= 1.3]
+    far = max(abs(float(line["difference"])) for line in summary(rows))
+    texts["ising"] = (
+        f"order within {far:.3f} of Glauber dynamics at every temperature below 1.0 and above "
+        f"1.3 ({len({row['seed'] for row in rows})} seeds); results/ising.csv"
     )
-
-
-def header(example: str) -> str:
-    """The `Measured` lines of a tuned example."""
-    figures = measured()[example]
-    parts = []
-    for figure, rows in figures.items():
-        values = ", ".join(_number(float(row["value"])) for row in rows)
-        parts.append(f"{figure} {values}")
-    seconds = ", ".join(row["seconds"] for row in rows)
-    seeds = ", ".join(row["seed"] for row in rows)
-    return _measured(f"{'; '.join(parts)} (seeds {seeds}; {seconds} s; results/tuned_examples.csv)")
-
-
-def _measured(text: str) -> str:
-    """Text as the `Measured` lines of an example's header."""
-    lines = textwrap.wrap(text, 86)
-    return "\n".join(["# Measured  " + lines[0], *("#           " + line for line in lines[1:])])
+    rows = [r for r in _by("method", _rows("gaussian_squeeze"))["MFQ"] if r["num_agents"] == "1000"]
+    texts["gaussian_squeeze"] = (
+        f"{_spread(rows)} of the optimum, {optimum(400.0, 200.0)[1]:.1f} ({len(rows)} seeds, "
+        f"{_mean(rows, 'seconds'):.0f} s each); results/gaussian_squeeze.csv"
+    )
+    rates = cross_play(read(RESULTS), "mfq", "iql")
+    texts["battle_crossplay"] = (
+        "win rate against independent Q-learning {:.2f} ± {:.2f} ".format(*over_seeds(rates))
+        + f"({rates.shape[0]} x {rates.shape[1]} seeds); results/battle_crossplay.json"
+    )
+    return texts
 
 
 def files() -> dict[Path, str]:
     """Every file that shows figures, as it should be."""
     readme = (ROOT / "README.md").read_text()
-    tables = {
-        "learning": learning_table,
-        "speed": speed_table,
-        "ising": ising_table,
-        "squeeze": squeeze_table,
-        "battle": battle_table,
-        "variations": variations_table,
-    }
-    for name, table in tables.items():
-        pattern, text = rf"(<!-- {name} -->\n).*?(<!-- end -->)", table()
-        readme = re.sub(pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", readme, flags=re.S)
+    for table in (learning, settings, speed, ising, squeeze, battle, variations):
+        marked = rf"(?<=<!-- {table.__name__} -->\n).*?(?=\n<!-- end -->)"
+        readme = _replaced(marked, _markdown(table()), readme)
     found = {ROOT / "README.md": readme}
-    headers = {example: header(example) for example in measured()} | {
-        "ising": _measured(ising_header()),
-        "gaussian_squeeze": _measured(squeeze_header()),
-        "battle_crossplay": _measured(battle_header()),
-    }
-    for example, text in headers.items():
+    for example, text in headers().items():
         path = ROOT / "tuned_examples" / f"{example}.yaml"
-        pattern = r"# Measured.*?(?=\n# Costs)"
-        found[path] = re.sub(pattern, lambda m, t=text: t, path.read_text(), flags=re.S)
+        first, rest = "# Measured  ", "#           "
+        header = textwrap.fill(text, 98, initial_indent=first, subsequent_indent=rest)
+        found[path] = _replaced(r"# Measured.*?(?=\n# Costs)", header, path.read_text())
     return found
+
+
+def _replaced(pattern: str, new: str, text: str) -> str:
+    return re.sub(pattern, lambda _: new, text, flags=re.DOTALL)
+
+
+def _rows(name: str) -> list[Row]:
+    """The recorded table of an experiment."""
+    return list(csv.DictReader((RESULTS / f"{name}.csv").open()))
+
+
+def _by(column: str, rows: list[Row]) -> dict[str, list[Row]]:
+    return grouped(rows, lambda row: row[column])
+
+
+def _markdown(rows: Iterable[Row]) -> str:
+    """A table; its columns are the keys of the first row."""
+    lines = list(rows)
+    body = [f"| {' | '.join(row.get(name, '') for name in lines[0])} |" for row in lines]
+    return "\n".join([f"| {' | '.join(lines[0])} |", "|---" * len(lines[0]) + "|", *body])
+
+
+def _mean(rows: list[Row], column: str) -> float:
+    return mean(float(row[column]) for row in rows)
+
+
+def _each(rows: list[Row], column: str) -> str:
+    return ", ".join(_number(float(row[column])) for row in rows)
+
+
+def _spread(rows: list[Row]) -> str:
+    return spread([float(row["share_of_optimum"]) for row in rows])
 
 
 def _number(value: float) -> str:

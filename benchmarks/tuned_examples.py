@@ -1,16 +1,13 @@
 """Runs tuned examples over seeds and records what they reached.
 
-What is recorded is one more evaluation of the final checkpoint: the one that ended the training
+The final checkpoint is evaluated once more for the record: the evaluation that ended the training
 is the best of several, and so a little too good.
 
 python -m benchmarks.tuned_examples battle_small --seeds 0 1 2
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.tune.utils import flatten_dict
 
-from benchmarks.measure import RESULTS, ROOT
+from benchmarks.measure import RESULTS, ROOT, start_ray
 from rllib_mfq import MFQ
-from rllib_mfq.arena.provenance import environment
+from rllib_mfq.experiments.runs import finished, write_rows
 
 EVALUATION = "evaluation/env_runners"
 RANDOM = f"{EVALUATION}/opponents/random"
 WIN_RATE = {"win rate against random": f"{EVALUATION}/win_rate/random"}
-BATTLE = {
-    **WIN_RATE,
-    "matches against random with all enemies killed": f"{RANDOM}/eliminated",
-}
+BATTLE = {**WIN_RATE, "matches against random with all enemies killed": f"{RANDOM}/eliminated"}
 FIGURES = {
     "battle_small": WIN_RATE,
     "battle": BATTLE,
@@ -40,43 +35,35 @@ FIGURES = {
     },
     "cartpole": {"return": f"{EVALUATION}/episode_return_mean"},
 }
-"""What is recorded of each example: the name of a figure and where it stands in the results."""
+"""What is recorded of each example: names of figures and where they stand in the results."""
 
 TABLE = RESULTS / "tuned_examples.csv"
 
 
-def run(example: str, seed: int, storage: str) -> dict[str, Any]:
-    """Trains one seed by the command a user would type; returns the last result, evaluated anew."""
+def train(example: str, seed: int, storage: str) -> list[dict[str, Any]]:
+    """Trains by the command that a user would type, and evaluates anew; a row per figure."""
     rllib = Path(sys.executable).with_name("rllib")
     command = [rllib, "train", "file", f"tuned_examples/{example}.yaml", "--seed", str(seed)]
     subprocess.run([*command, "--storage-path", storage], cwd=ROOT, check=True)
     (log,) = Path(storage).rglob("result.json")
-    result: dict[str, Any] = json.loads(log.read_text().splitlines()[-1])
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    algo = MFQ.from_checkpoint(str(next(log.parent.glob("checkpoint_*"))))
-    result["evaluation"] = algo.evaluate()
+    run = finished(log.parent)
+    assert run is not None
+    start_ray()
+    algo = MFQ.from_checkpoint(str(run.checkpoint))
+    found, cost = flatten_dict({"evaluation": algo.evaluate()}), run.cost()
     algo.stop()
-    return result
-
-
-def rows(example: str, seed: int, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per figure."""
-    found = []
-    for name, path in FIGURES[example].items():
-        value: Any = result
-        for part in path.split("/"):
-            value = value[part]
-        found.append(
-            {
-                "example": example,
-                "seed": seed,
-                "figure": name,
-                "value": round(float(value), 4),
-                "seconds": round(result["time_total_s"]),
-                "agent_steps": result["agent_steps_sampled_lifetime"],
-            }
-        )
-    return found
+    ray.shutdown()  # the next one starts a Ray of its own
+    return [
+        {
+            "example": example,
+            "seed": seed,
+            "figure": name,
+            "value": round(float(found[path]), 4),
+            "seconds": cost["seconds"],
+            "agent_steps": cost["agent_steps"],
+        }
+        for name, path in FIGURES[example].items()
+    ]
 
 
 def main() -> None:
@@ -88,16 +75,10 @@ def main() -> None:
     for example in arguments.example:
         for seed in arguments.seeds:
             with tempfile.TemporaryDirectory() as storage:
-                new = rows(example, seed, run(example, seed, storage))
-            ray.shutdown()  # the next one starts a Ray of its own
-            origin = environment()
-            versions = origin.pop("versions")
+                new = train(example, seed, storage)
             old = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
-            kept = [r for r in old if (r["example"], r["seed"]) != (example, str(seed))]
-            with TABLE.open("w", newline="") as file:
-                writer = csv.DictWriter(file, [*new[0], *origin, *versions], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(kept + [row | origin | versions for row in new])
+            kept = [row for row in old if (row["example"], row["seed"]) != (example, str(seed))]
+            write_rows(TABLE, new, before=kept)
 
 
 if __name__ == "__main__":

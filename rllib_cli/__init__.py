@@ -1,6 +1,6 @@
-"""The `rllib` command.
+"""The `rllib` command, a package of its own beside `rllib_mfq`.
 
-A package of its own beside `rllib_mfq`: importing that one imports Ray and torch, since it
-registers MFQ with Tune, and takes seconds; `rllib --help` and a typing error should not.
-So `command`, `experiments` and `examples` import neither, and the rest is imported when needed.
+Importing `rllib_mfq` imports Ray and torch, which takes seconds. `rllib --help` must not take that
+long, so `command`, `options`, `experiments`, `arena` and `reproduce` import none of the three at
+their top. They import what a command needs when that command runs.
 """

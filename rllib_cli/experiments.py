@@ -1,13 +1,11 @@
-"""Experiments: `{name: {run, env, stop, config, ...}}`, read from files and options.
+"""Experiments: `{name: {run, env, stop, config, ...}}`, read from files, options and examples."""
 
-Imports no Ray, so that a mistake in a file is named at once.
-"""
-
-from __future__ import annotations
-
+import contextlib
+import difflib
 import json
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +13,43 @@ import click
 import yaml
 
 Experiment = dict[str, Any]
-"""What RLlib's YAML files say of one: `run` and, if need be, `env`, `stop`, `config`, ..."""
+"""One experiment as RLlib's YAML files spell it: `run` and, if given, `env`, `stop`, `config`."""
 
-FRACTION = re.compile(
-    r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$|[-+]?\.[0-9_]+[eE][-+]?[0-9]+$"
-)
+FRACTION = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$")
 
 
 class BadInput(click.ClickException):
-    """What the user gave cannot be used; the message is one sentence that says why."""
+    """The user's input cannot be used; the message is one sentence that says why."""
 
     exit_code = 2
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and reads `1e-4` as a number.
+def one_line(error: Exception) -> str:
+    """The message of an error on one line, or the error's class if it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
 
-    PyYAML keeps the last of two equal keys, and by YAML 1.1 takes `1e-4` for a string.
-    """
+
+@contextlib.contextmanager
+def refusing(prefix: str = "", *kinds: type[Exception]) -> Iterator[None]:
+    """Turns errors, by default ValueError and ImportError, into BadInput with a prefix."""
+    caught = kinds or (ValueError, ImportError)
+    try:
+        yield
+    except caught as error:
+        raise BadInput(prefix + one_line(error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that, unlike PyYAML, refuses a key given twice and reads `1e-4` as a number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in lines and key.value != "<<":
-                problem = f"{key.value!r} appears twice, first in line {lines[key.value]}"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in lines:
+                    problem = f"{key.value!r} appears twice, first in line {lines[key.value]}"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
                 lines[key.value] = key.start_mark.line + 1
         return node
 
@@ -50,21 +58,15 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FRACTION, list("-+.0123
 
 
 def read_experiments(path: Path) -> dict[str, Experiment]:
-    """Reads the experiments of a `.yaml`, `.json` or `.py` file.
-
-    Raises:
-        BadInput: there is no such file, or it holds no experiments.
-    """
+    """Reads the experiments of a `.yaml`, `.json` or `.py` file, or raises BadInput."""
     if not path.is_file():
-        raise BadInput(f"{path} does not exist." if not path.exists() else f"{path} is no file.")
+        raise BadInput(f"{path} {'is no file' if path.exists() else 'does not exist'}.")
     if path.suffix == ".py":
         return {path.stem: _from_python(path)}
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise BadInput(f"{path} ends in {path.suffix!r}; legal are .yaml, .yml, .json and .py.")
-    try:
+    with refusing(f"{path} is no text in UTF-8: ", UnicodeDecodeError):
         text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is no text in UTF-8: {error.reason}.") from error
     experiments = parse(text, str(path), as_json=path.suffix == ".json")
     if not isinstance(experiments, dict) or not experiments:
         raise BadInput(f"{path} has no experiments; write 'name: {{run: MFQ, env: ...}}'.")
@@ -73,56 +75,40 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
             raise BadInput(f"experiment {name!r} in {path} has no 'run', such as MFQ.")
         for key in ("config", "stop"):
             if not isinstance(experiment.get(key) or {}, dict):
-                raise BadInput(
-                    f"{key!r} of experiment {name!r} in {path} is {experiment[key]!r}; it must "
-                    "be a mapping."
-                )
+                where = f"{key!r} of experiment {name!r} in {path}"
+                raise BadInput(f"{where} is {experiment[key]!r}; it must be a mapping.")
     return {str(name): experiment for name, experiment in experiments.items()}
 
 
 def parse(text: str, source: str, as_json: bool = False) -> Any:
-    """Reads YAML, of which JSON is a part, or strictly JSON.
-
-    Args:
-        text: what to read.
-        source: what to call it in an error, a file or an option.
-        as_json: whether it must be JSON.
-
-    Raises:
-        BadInput: it does not parse, with line and column.
-    """
+    """Reads YAML, of which JSON is a part, or strictly JSON; BadInput names source and place."""
     try:
         if as_json:
             return json.loads(text, object_pairs_hook=_without_duplicates)
         return yaml.load(text, _Loader)  # a SafeLoader
     except json.JSONDecodeError as error:
-        where, problem = f"line {error.lineno}, column {error.colno}", error.msg
+        problem = f"line {error.lineno}, column {error.colno}, {error.msg}"
     except yaml.MarkedYAMLError as error:
-        mark, problem = error.problem_mark or error.context_mark, error.problem or ""
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        mark: Any = error.problem_mark
+        problem = f"line {mark.line + 1}, column {mark.column + 1}, {error.problem}"
     except (yaml.YAMLError, ValueError) as error:
-        where, problem = "", " ".join(str(error).split())
-    kind = "JSON" if as_json else "YAML"
-    raise BadInput(f"{source} is not valid {kind}: {', '.join(filter(None, (where, problem)))}.")
+        problem = one_line(error)
+    raise BadInput(f"{source} is not valid {'JSON' if as_json else 'YAML'}: {problem}.")
 
 
 def parse_mapping(text: str, option: str) -> dict[str, Any]:
     """Reads the JSON or YAML mapping given to an option such as `--config`."""
-    value = parse(text, option)
-    if not isinstance(value or {}, dict):
+    value = parse(text, option) or {}
+    if not isinstance(value, dict):
         raise BadInput(f"{option} is {text!r}; it must be a mapping such as '{{\"lr\": 1e-4}}'.")
-    return value or {}
+    return value
 
 
 def set_values(config: dict[str, Any], assignments: tuple[str, ...]) -> None:
-    """Puts every `key=value` of `--set` into a config; dots lead into nested mappings.
-
-    Raises:
-        BadInput: there is no `=`, or a dot leads into something that is no mapping.
-    """
+    """Puts every `key=value` of `--set` into a config; dots lead into nested mappings."""
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
+        key, _, text = assignment.partition("=")
+        if not key or key == assignment:
             raise BadInput(f"--set is {assignment!r}; it must be key=value, such as lr=1e-4.")
         *path, last = key.split(".")
         target = config
@@ -133,6 +119,24 @@ def set_values(config: dict[str, Any], assignments: tuple[str, ...]) -> None:
         target[last] = parse(text, f"--set {key}")
 
 
+def examples() -> dict[str, Path]:
+    """The files of the tuned examples that come with the package, in alphabetical order."""
+    root = Path(__file__).parents[1]
+    installed = root / "rllib_mfq" / "tuned_examples"  # where the wheel has them
+    folder = installed if installed.is_dir() else root / "tuned_examples"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_example(name: str) -> Path:
+    """The file of a tuned example; if there is none, BadInput has the nearest name."""
+    stem, files = name.removesuffix(".yaml").replace("-", "_"), examples()
+    if stem not in files:
+        near = difflib.get_close_matches(stem, files, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise BadInput(f"there is no example {name!r}{hint}; `rllib example list` shows them.")
+    return files[stem]
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for index, (key, _) in enumerate(pairs):
         if key in dict(pairs[:index]):
@@ -141,7 +145,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _from_python(path: Path) -> Experiment:
-    """The experiment of a Python file that defines `config` and, if it likes, `stop`."""
+    """The experiment of a Python file that defines `config` and, optionally, `stop`."""
     try:
         names = runpy.run_path(str(path))
     except Exception as error:
@@ -150,9 +154,6 @@ def _from_python(path: Path) -> Experiment:
     if not hasattr(config, "algo_class") or not hasattr(config, "to_dict"):
         raise BadInput(f"{path} defines no 'config' that is an AlgorithmConfig.")
     default = vars(type(config)())
-    changed = {
-        key: value
-        for key, value in vars(config).items()
-        if key != "_is_frozen" and not (key in default and default[key] == value)
-    }
+    changed = {k: v for k, v in vars(config).items() if k not in default or default[k] != v}
+    changed.pop("_is_frozen", None)
     return {"run": config.algo_class, "config": changed, "stop": names.get("stop") or {}}

@@ -1,31 +1,37 @@
-"""The session: Ray as the command starts it, and how much of its logs is seen."""
+"""The session: Ray as the command starts it, what is seen of its logs, and Ctrl-C."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
+import signal
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import click
 import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
 
-from rllib_cli.experiments import BadInput
+from rllib_cli.experiments import BadInput, refusing
 from rllib_cli.options import Options, cluster
 
 
 def be_quiet(verbose: int) -> None:
-    """Sets up Ray's and Tune's environment and how much of their logs is seen.
+    """Sets the environment variables of Ray and Tune, and hides their logs unless asked for.
 
     Args:
-        verbose: 0, or how many times `-v` was given.
+        verbose: how many times `-v` was given.
     """
     settings = {
-        "RAY_AIR_NEW_OUTPUT": "0",  # the new one takes no reporter
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours saves checkpoints
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new output takes no reporter
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `Interrupt` saves checkpoints
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # no win rate before the first evaluation
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in experiments are relative to where one is
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in experiments are relative to the current folder
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning at every start
     }
     for key, value in settings.items():
@@ -37,36 +43,89 @@ def be_quiet(verbose: int) -> None:
 
 
 def import_plugins(plugins: Sequence[str]) -> None:
-    """Imports modules that register algorithms or environments; MFQ's is always."""
-    for plugin in ("rllib_mfq", *plugins):
-        try:
+    """Imports the modules of `--import`, which register algorithms or environments."""
+    for plugin in plugins:
+        with refusing(f"--import {plugin} fails: ", ImportError):
             importlib.import_module(plugin)
-        except ImportError as error:
-            raise BadInput(f"--import {plugin} fails: {error}.") from error
 
 
 def start_ray(options: Options) -> None:
     """Starts Ray, or joins the cluster at `--ray-address`."""
     if ray.is_initialized():
         return
-    level = ("ERROR", "INFO", "DEBUG")[min(options.verbose, 2)]
     address = cluster(options)
-    arguments: dict[str, Any] = {
-        "address": address or "local",
+    resources = {
         "num_cpus": options.ray_num_cpus,
         "num_gpus": options.ray_num_gpus,
         "object_store_memory": options.ray_object_store_memory,
-        "include_dashboard": None if address else False,
-        "log_to_driver": options.verbose > 0,
-        "logging_level": level,
     }
-    given = {key: value for key, value in arguments.items() if value is not None}
-    if address:
-        for key in ("num_cpus", "num_gpus", "object_store_memory"):
-            if key in given:
-                raise BadInput(f"--ray-{key.replace('_', '-')} is the cluster's to say, not ours.")
-    try:
-        ray.init(**given)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        message = " ".join(str(error).split())
-        raise BadInput(f"--ray-address {address}: {message}") from error
+    given: dict[str, Any] = {key: value for key, value in resources.items() if value is not None}
+    if address and given:
+        option = f"--ray-{next(iter(given)).replace('_', '-')}"
+        raise BadInput(f"{option} is the cluster's to say, not ours.")
+    if not address:
+        given["include_dashboard"] = False
+    with refusing(f"--ray-address {address}: ", ConnectionError, ValueError, RuntimeError):
+        ray.init(
+            address or "local",
+            log_to_driver=options.verbose > 0,
+            logging_level=("ERROR", "INFO", "DEBUG")[min(options.verbose, 2)],
+            **given,
+        )
+
+
+class Interrupt(tune.Callback):
+    """Makes the first Ctrl-C pause every trial at the end of its iteration.
+
+    Tune's own handler ends the run at once and saves no trial. A paused trial is saved, and Tune
+    goes on with it when the experiment is resumed; a stopped trial counts as finished.
+    A second Ctrl-C ends the run at once.
+
+    Args:
+        scheduler: the scheduler of the run; after the first Ctrl-C it pauses trials and starts
+            none.
+    """
+
+    def __init__(self, scheduler: TrialScheduler) -> None:
+        self.requested = False
+        decide, choose = scheduler.on_trial_result, scheduler.choose_trial_to_run
+
+        def on_trial_result(controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+            decision: str = decide(controller, trial, result)
+            pause = self.requested and decision == TrialScheduler.CONTINUE
+            return TrialScheduler.PAUSE if pause else decision
+
+        def choose_trial_to_run(*args: Any, **kwargs: Any) -> Trial | None:
+            return None if self.requested else choose(*args, **kwargs)
+
+        # Set on the object, since Tune asks for the class of some schedulers: a wrapper would
+        # have another class.
+        scheduler.on_trial_result = on_trial_result
+        scheduler.choose_trial_to_run = choose_trial_to_run
+
+    def __enter__(self) -> Interrupt:
+        """Takes over Ctrl-C; because of TUNE_DISABLE_SIGINT_HANDLER Tune does not."""
+        self._handler = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Gives Ctrl-C back."""
+        signal.signal(signal.SIGINT, self._handler)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Ends the run when no trial runs any more, as Tune's own handler would."""
+        if self.requested and all(trial.status != Trial.RUNNING for trial in trials):
+            signal.raise_signal(signal.SIGUSR1)  # the signal that Tune still listens to
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune saves its callbacks with the experiment; a signal handler cannot be saved."""
+        return {"requested": False}
+
+    def _request(self, *args: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        click.echo(
+            "\nSaving a checkpoint at the end of this iteration; press Ctrl-C again to end now.",
+            file=sys.stderr,
+        )

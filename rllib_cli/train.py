@@ -1,7 +1,5 @@
 """Training: runs experiments with Tune and says what came out."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import random
@@ -21,19 +19,18 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils import flatten_dict
 
-from rllib_cli.checkpoint import check_checkpoint
-from rllib_cli.experiments import BadInput, Experiment
-from rllib_cli.interrupt import Interrupt
+from rllib_cli.experiments import BadInput, Experiment, refusing
+from rllib_cli.hooks import Hooks, hooks
 from rllib_cli.options import Options, apply_options, cluster, storage
 from rllib_cli.progress import Progress, summary
-from rllib_cli.reported import is_goal
-from rllib_cli.scheduler import make_scheduler
-from rllib_cli.search_space import examples, searched
-from rllib_cli.session import be_quiet, import_plugins, start_ray
+from rllib_cli.reported import RETURN, is_goal
+from rllib_cli.session import Interrupt, be_quiet, import_plugins, start_ray
+from rllib_cli.sweep import make_scheduler, plain_configs, searched
 from rllib_cli.translation import translate
-from rllib_cli.validation import Checked, check
+from rllib_cli.validation import TUNES, Checked, check
+from rllib_mfq.algorithm.checkpoint import check_checkpoint
+from rllib_mfq.mean_field.legal import is_number
 
-RETURN = "env_runners/episode_return_mean"
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
 
 
@@ -45,11 +42,11 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
         options: of the command line.
 
     Returns:
-        The exit code: 0, 1 if a trial failed or, with `--as-test`, a goal was missed, 130 after
+        The exit code: 0; 1 if a trial failed or, with `--as-test`, missed every goal; 130 after
         Ctrl-C.
 
     Raises:
-        BadInput: before anything is started, on anything that cannot work.
+        BadInput: something cannot work; nothing has been started.
     """
     be_quiet(options.verbose)
     import_plugins(options.plugins)
@@ -74,9 +71,10 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
 
 @dataclass
 class _Plan:
-    """An experiment as Tune takes it, and by what its trials are ranked."""
+    """An experiment as Tune takes it, and the result by which its trials are ranked."""
 
     experiment: TuneExperiment
+    hooks: Hooks
     scheduler: TrialScheduler
     metric: str
     mode: str
@@ -88,11 +86,11 @@ def _plan(name: str, checked: Checked) -> _Plan:
     experiment, run = checked.experiment, checked.run
     settings = experiment.get("scheduler_config") or {}
     goals = {key: value for key, value in experiment["stop"].items() if is_goal(key)}
-    rates = [f"evaluation/env_runners/win_rate/{opponent}" for opponent in sorted(run.opponents)]
-    metric = settings.get("metric") or next(iter([*goals, *rates, RETURN]))
+    metric = settings.get("metric") or next(iter([*goals, *run.win_rates, RETURN]))
     kind = experiment.get("scheduler") or "fifo"
     return _Plan(
         tune_experiment(name, experiment),
+        hooks(experiment["run"]),
         make_scheduler(name, kind, settings, metric, run),
         metric,
         settings.get("mode", "max"),
@@ -110,7 +108,7 @@ def _run(plan: _Plan, options: Options, callbacks: list[tune.Callback]) -> int:
                 [plan.experiment],
                 scheduler=plan.scheduler,
                 verbose=1 if terminal else 0,
-                progress_reporter=Progress(plan.searched) if terminal else None,
+                progress_reporter=Progress(plan.hooks, plan.searched) if terminal else None,
                 callbacks=[*callbacks, interrupt],
                 resume=options.resume and _was_run(plan),
                 raise_on_failed_trial=False,
@@ -121,7 +119,8 @@ def _run(plan: _Plan, options: Options, callbacks: list[tune.Callback]) -> int:
     for trial in trials:
         click.echo(summary(trial, plan.searched if len(trials) > 1 else ()))
     if interrupt.requested:
-        click.echo(f"Go on with: {shlex.join(_resume_command())}")
+        words = [word for word in sys.argv[1:] if word != "--resume"]
+        click.echo(f"Go on with: {shlex.join(['rllib', *words, '--resume'])}")
         return INTERRUPTED
     _show_best(plan, trials)
     failed = any(trial.status != Trial.TERMINATED for trial in trials)
@@ -130,7 +129,7 @@ def _run(plan: _Plan, options: Options, callbacks: list[tune.Callback]) -> int:
 
 
 def prepare(experiments: dict[str, Experiment], options: Options) -> dict[str, Checked]:
-    """Applies the options, translates old names and checks, with a notice of what changed."""
+    """Applies the options, translates old names, checks, and prints notices of what changed."""
     if options.local_mode:
         note = "Ray has none any more; num_env_runners and num_learners are 0 instead"
         click.echo(f"note: --local-mode: {note}.", file=sys.stderr)
@@ -138,7 +137,8 @@ def prepare(experiments: dict[str, Experiment], options: Options) -> dict[str, C
     for name, experiment in apply_options(experiments, options).items():
         translated, notices = translate(name, experiment)
         if translated.get("restore"):
-            translated["restore"] = check_checkpoint(translated["restore"])
+            with refusing():
+                translated["restore"] = check_checkpoint(translated["restore"])
         checked[name] = check(name, translated)
         for notice in (*notices, *checked[name].notices):
             click.echo(f"note: {notice}", file=sys.stderr)
@@ -163,10 +163,13 @@ def _wandb(options: Options) -> list[tune.Callback]:
 
 
 def _check_resources(checked: dict[str, Checked], options: Options) -> None:
-    """Tune waits for ever for a CPU that does not exist; a cluster may still grow."""
+    """Refuses what this machine cannot run: Tune would wait for ever for a CPU it does not have.
+
+    A cluster may still grow, so there this is only a notice.
+    """
     have = ray.cluster_resources()
     for name, each in checked.items():
-        plain = next(iter(examples(each.experiment["config"])))
+        plain = next(iter(plain_configs(each.experiment["config"])))
         request = each.experiment["run"].default_resource_request(plain)
         for kind, needed in (request.required_resources if request else {}).items():
             if needed <= have.get(kind, 0):
@@ -187,22 +190,20 @@ def tune_experiment(
 ) -> TuneExperiment:
     """An experiment that has been checked, as Tune takes it.
 
-    Tune's own folder names hold every setting that is searched, and fill three lines.
+    Args:
+        name: of the experiment.
+        experiment: what `check` returns.
+        trial_dirname_creator: names the folder of a trial; Tune's own names hold every setting
+            that is searched, and fill three lines.
     """
-    keys = ("run", "stop", "config", "num_samples", "restore", "max_failures")
-    given = {
-        key: experiment[key]
-        for key in (*keys, "time_budget_s", "log_to_file")
-        if experiment.get(key) is not None
-    }
+    given = {key: experiment[key] for key in TUNES if experiment.get(key) is not None}
+    given["trial_dirname_creator"] = trial_dirname_creator
     if experiment.get("storage_path"):
         given["storage_path"] = storage(experiment["storage_path"])
-    given |= {"trial_dirname_creator": trial_dirname_creator}
     checkpoints = {"checkpoint_at_end": True, **experiment["checkpoint_config"]}
-    try:
-        return TuneExperiment(name, checkpoint_config=tune.CheckpointConfig(**checkpoints), **given)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{name}: {' '.join(str(error).split())}") from error
+    with refusing(f"{name}: ", TypeError, ValueError):
+        given["checkpoint_config"] = tune.CheckpointConfig(**checkpoints)
+        return TuneExperiment(name, **given)
 
 
 def _was_run(plan: _Plan) -> bool:
@@ -213,13 +214,9 @@ def _was_run(plan: _Plan) -> bool:
     return any(file.base_name.startswith("experiment_state-") for file in files)
 
 
-def _resume_command() -> list[str]:
-    return ["rllib", *(word for word in sys.argv[1:] if word != "--resume"), "--resume"]
-
-
 def _value(results: dict[str, Any] | None, metric: str) -> float:
     value = flatten_dict(results or {}).get(metric, math.nan)
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if is_number(value) else math.nan
 
 
 def _show_best(plan: _Plan, trials: list[Trial]) -> None:

@@ -1,24 +1,20 @@
 """Translation: puts experiments of RLlib 1.x and 2.x into the words of today's RLlib.
 
-What still has a meaning is renamed, what has none is left out with a notice, and what would
-change the run if it were left out is refused.
+Keys that still have a meaning are renamed. Keys that have none are left out with a notice. Keys
+that cannot be left out, since the run would be another one, are refused.
 """
 
-from __future__ import annotations
-
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.tune.utils import flatten_dict
+
 from rllib_cli.experiments import BadInput, Experiment
-from rllib_cli.old_names import (
-    BUFFERS,
-    CONFIG,
-    DQN_CONFIG,
-    EXPERIMENT,
-    METRICS,
-    MFQ_CONFIG,
-    REFUSED,
-    WITHOUT_MEANING,
-)
+from rllib_cli.hooks import hooks
+from rllib_cli.old_names import BUFFERS, CONFIG, EXPERIMENT, METRICS, REFUSED, WITHOUT_MEANING
 
 
 def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]:
@@ -29,26 +25,25 @@ def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]
         experiment: as read.
 
     Returns:
-        A new experiment, and what changed, one sentence each.
+        A new experiment, and notices of what changed, one sentence each.
 
     Raises:
         BadInput: it has a key that is refused.
     """
-    experiment = _copy(experiment)
+    experiment = copy.deepcopy(experiment)
     config: dict[str, Any] = experiment.get("config") or {}
+    run = experiment["run"]
     renamed: list[str] = []
     notices: list[str] = []
-    if isinstance(experiment["run"], str):  # a Python file is of today's RLlib by itself
-        _refuse_or_leave_out(name, experiment, notices)
-        _refuse_or_leave_out(name, config, notices)
-        _rename(name, experiment, EXPERIMENT, renamed)
-        specific = MFQ_CONFIG if experiment["run"] == "MFQ" else DQN_CONFIG
-        _rename(name, config, CONFIG | specific, renamed)
-        notices += _translate_values(name, experiment["run"], config)
+    if isinstance(run, str):  # a class is from a Python file of today's RLlib
+        notices += [*_leave_out(name, experiment), *_leave_out(name, config)]
+        renamed += _rename(name, experiment, EXPERIMENT)
+        renamed += _rename(name, config, {**CONFIG, **hooks(run).old_names})
+        notices += _translate_values(name, run, config)
     if "env" in experiment:
         config["env"] = experiment.pop("env")
     experiment["config"] = config
-    _translate_metrics(experiment, renamed)
+    renamed += _translate_metrics(experiment)
     if not experiment["stop"] and not experiment.get("time_budget_s"):
         notices.append("there is no stop: it trains until Ctrl-C")
     if renamed:
@@ -57,46 +52,57 @@ def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]
 
 
 def metric(key: str, run: Any = None) -> str:
-    """Today's name of a key of the results of `run`."""
+    """Today's name of a key of the results of the algorithm `run`."""
     evaluation = "evaluation/" if key.startswith("evaluation/") else ""
     old = key.removeprefix(evaluation).removeprefix("sampler_results/")
     if old.startswith("policy_reward_mean/"):
-        returns = "module_episode_returns_mean" if run == "MFQ" else "module_episode_return_mean"
-        return f"{evaluation}env_runners/{returns}/{old.partition('/')[2]}"
+        return f"{evaluation}env_runners/{hooks(run).module_returns}/{old.partition('/')[2]}"
     return evaluation + METRICS[old] if old in METRICS else key
 
 
-def _refuse_or_leave_out(name: str, mapping: dict[str, Any], notices: list[str]) -> None:
-    for key, reason in REFUSED.items():
-        if _get(mapping, key):
-            raise BadInput(f"{name}: {_dotted(key)} is of old RLlib; {reason}.")
-    for key, reason in WITHOUT_MEANING.items():
-        if _pop(mapping, key) is not None:
-            notices.append(f"{_dotted(key)} is left out: {reason}")
+def mean_std_filter(env: Any, spaces: Any = None, device: Any = None) -> Any:
+    """The connector that does what `observation_filter: MeanStdFilter` did."""
+    return MeanStdFilter(multi_agent=hasattr(getattr(env, "unwrapped", env), "possible_agents"))
 
 
-def _rename(name: str, mapping: dict[str, Any], table: dict[str, str], renamed: list[str]) -> None:
-    for key, new in table.items():
-        value = _pop(mapping, key)
-        if value is None:
-            continue
-        if _get(mapping, new) not in (None, value):
-            old, new = _dotted(key), _dotted(new)
-            raise BadInput(f"{name}: {old} is the old name of {new}; give one of the two.")
-        _put(mapping, new, value)
-        renamed.append(f"{_dotted(key)} is now {_dotted(new)}")
+def _leave_out(name: str, mapping: dict[str, Any]) -> Iterator[str]:
+    """Refuses some keys and takes out those without meaning; yields notices."""
+    for path, reason in REFUSED.items():
+        holder, key = _holder(mapping, path)
+        if holder.get(key):
+            raise BadInput(f"{name}: {_dotted(path)} is of old RLlib; {reason}.")
+    for path, reason in WITHOUT_MEANING.items():
+        holder, key = _holder(mapping, path)
+        if holder.pop(key, None) is not None:
+            yield f"{_dotted(path)} is left out: {reason}"
 
 
-def _translate_metrics(experiment: Experiment, renamed: list[str]) -> None:
+def _rename(name: str, mapping: dict[str, Any], table: Mapping[str, str]) -> Iterator[str]:
+    """Renames the keys that a table lists; yields which."""
+    for old, new in table.items():
+        holder, key = _holder(mapping, old)
+        value = holder.pop(key, None)
+        if value is not None:
+            holder, key = _holder(mapping, new, make=True)
+            old, new = _dotted(old), _dotted(new)
+            if holder.get(key) not in (None, value):
+                raise BadInput(f"{name}: {old} is the old name of {new}; give one of the two.")
+            holder[key] = value
+            yield f"{old} is now {new}"
+
+
+def _translate_metrics(experiment: Experiment) -> list[str]:
+    """Renames the metrics of `stop`, checkpoints and the scheduler; returns which."""
+    renamed = []
+
     def today(key: str) -> str:
         new = metric(key, experiment["run"])
         if new != key:
             renamed.append(f"{key} is now {new}")
         return new
 
-    experiment["stop"] = {
-        today(key): value for key, value in _flat(experiment.get("stop") or {}).items()
-    }
+    stop = flatten_dict(experiment.get("stop") or {})
+    experiment["stop"] = {today(key): value for key, value in stop.items()}
     checkpoint = experiment["checkpoint_config"] = experiment.get("checkpoint_config") or {}
     score = checkpoint.get("checkpoint_score_attribute")
     if isinstance(score, str):
@@ -107,116 +113,74 @@ def _translate_metrics(experiment: Experiment, renamed: list[str]) -> None:
     for key in ("metric", "time_attr"):
         if isinstance(scheduler.get(key), str):
             scheduler[key] = today(scheduler[key])
+    return renamed
 
 
-def _translate_values(name: str, run: Any, config: dict[str, Any]) -> list[str]:
-    """Keys of the config whose values changed, too."""
-    notices = []
+def _translate_values(name: str, run: str, config: dict[str, Any]) -> Iterator[str]:
+    """Translates the keys of a config that have other values today; yields notices."""
     framework = config.pop("framework", None) or config.pop("framework_str", "torch")
     if framework != "torch":
-        notices.append(f"framework {framework!r} is left out: RLlib trains with torch only")
-    gpus = config.pop("num_gpus", 0)
-    if gpus:
+        yield f"framework {framework!r} is left out: RLlib trains with torch only"
+    if gpus := config.pop("num_gpus", 0):
         config.setdefault("num_learners", int(gpus) if gpus > 1 else 0)
         config.setdefault("num_gpus_per_learner", min(gpus, 1))
-        notices.append("num_gpus is now num_learners and num_gpus_per_learner")
+        yield "num_gpus is now num_learners and num_gpus_per_learner"
     if config.get("enable_rl_module_and_learner") is False:
-        return notices  # the old API stack still understands the rest
-    kind = config.get("observation_filter")
-    if kind and run != "MFQ":  # MFQ's own check refuses it
-        config.pop("observation_filter")
+        return  # the old API stack still understands the rest
+    own = hooks(run).own_keys  # the algorithm's config reads these itself
+    if config.get("observation_filter") and "observation_filter" not in own:
+        kind = config.pop("observation_filter")
         if kind == "MeanStdFilter":
             config["_env_to_module_connector"] = mean_std_filter
-            notices.append("observation_filter is now the connector MeanStdFilter")
+            yield "observation_filter is now the connector MeanStdFilter"
         elif kind != "NoFilter":
             raise BadInput(f"{name}: observation_filter is {kind!r}; legal is MeanStdFilter.")
-    exploration = config.get("exploration_config")
-    if exploration and run == "DQN":
+    if config.get("exploration_config") and "exploration_config" not in own:
+        exploration = config.pop("exploration_config")
         kind = exploration.get("type", "EpsilonGreedy")
-        if kind != "EpsilonGreedy":
+        if run != "DQN":
+            yield f"exploration_config is left out: {run} draws from its policy"
+        elif kind != "EpsilonGreedy":
             raise BadInput(f"{name}: exploration_config is {kind!r}; DQN explores by epsilon only.")
-        config.pop("exploration_config")
-        first, last = (
-            exploration.get("initial_epsilon", 1.0),
-            exploration.get("final_epsilon", 0.05),
-        )
-        config["epsilon"] = [[0, first], [int(exploration.get("epsilon_timesteps", 10_000)), last]]
-        notices.append("exploration_config is now epsilon, a schedule")
-    elif exploration and run != "MFQ":  # MFQ's own check names temperature
-        config.pop("exploration_config")
-        notices.append(f"exploration_config is left out: {run} draws from its policy")
+        else:
+            steps = int(exploration.get("epsilon_timesteps", 10_000))
+            first = exploration.get("initial_epsilon", 1.0)
+            config["epsilon"] = [[0, first], [steps, exploration.get("final_epsilon", 0.05)]]
+            yield "exploration_config is now epsilon, a schedule"
     buffer = config.get("replay_buffer_config") or {}
     if buffer.get("type") in BUFFERS:
-        prefix = "MultiAgent" if "multiagent" in config else ""
-        new = prefix + BUFFERS[buffer["type"]]
-        notices.append(f"replay_buffer_config.type {buffer['type']} is now {new}")
-        buffer["type"] = new
+        old, prefix = buffer["type"], "MultiAgent" if "multiagent" in config else ""
+        buffer["type"] = prefix + BUFFERS[old]
+        yield f"replay_buffer_config.type {old} is now {buffer['type']}"
     prioritized = config.pop("prioritized_replay", None)
     if prioritized is not None:
         kind = "PrioritizedEpisodeReplayBuffer" if prioritized else "EpisodeReplayBuffer"
-        _put(config, "replay_buffer_config/type", kind)
-        notices.append(f"prioritized_replay is now replay_buffer_config.type {kind}")
+        config.setdefault("replay_buffer_config", {})["type"] = kind
+        yield f"prioritized_replay is now replay_buffer_config.type {kind}"
     if "model" in config:
-        notices += _translate_model(config)
-    if "model_config" in config and run != "MFQ":  # MFQ takes it as it is
+        model = config.pop("model") or {}
+        known = vars(DefaultModelConfig())
+        settings = {key: value for key, value in model.items() if key in known}
+        config["model_config"] = settings | config.get("model_config", {})
+        if settings:
+            yield "model is now model_config"
+        yield from (f"model.{k} is left out: no network reads it" for k in model if k not in known)
+    if "model_config" in config and "model_config" not in own:
         config["_model_config"] = config.pop("model_config")
-    return notices
-
-
-def mean_std_filter(env: Any, spaces: Any = None, device: Any = None) -> Any:
-    """The connector that does what `observation_filter: MeanStdFilter` did."""
-    from ray.rllib.connectors.env_to_module import MeanStdFilter
-
-    return MeanStdFilter(multi_agent=hasattr(getattr(env, "unwrapped", env), "possible_agents"))
-
-
-def _translate_model(config: dict[str, Any]) -> list[str]:
-    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-
-    known = set(vars(DefaultModelConfig()))
-    model = config.pop("model") or {}
-    settings = {key: value for key, value in model.items() if key in known}
-    config["model_config"] = settings | config.get("model_config", {})
-    left_out = [
-        f"model.{key} is left out: no network reads it" for key in model if key not in known
-    ]
-    return ["model is now model_config", *left_out] if settings else left_out
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _dotted(path: str) -> str:
     return path.replace("/", ".")
 
 
-def _copy(value: Any) -> Any:
-    return {key: _copy(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def _get(mapping: dict[str, Any], path: str) -> Any:
-    value: Any = mapping
-    for part in path.split("/"):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _pop(mapping: dict[str, Any], path: str) -> Any:
+def _holder(mapping: dict[str, Any], path: str, make: bool = False) -> tuple[dict[str, Any], str]:
+    """The nested mapping that may hold the last part of a path, and that part."""
     *parts, last = path.split("/")
     for part in parts:
-        mapping = mapping.get(part, {})
-        if not isinstance(mapping, dict):
-            return None
-    return mapping.pop(last, None)
-
-
-def _put(mapping: dict[str, Any], path: str, value: Any) -> None:
-    *parts, last = path.split("/")
-    for part in parts:
-        mapping = mapping.setdefault(part, {})
-    mapping[last] = value
+        inner = mapping.get(part)
+        if not isinstance(inner, dict):
+            inner = {}
+            if make:
+                mapping[part] = inner
+        mapping = inner
+    return mapping, last

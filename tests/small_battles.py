@@ -54,7 +54,7 @@ class FaultyBattle(MAgent2Population):
 
 def weights(algo, module_id):
     """A copy of all weights that learn, target network included."""
-    if algo.on_old_stack:
+    if not algo.config.enable_rl_module_and_learner:
         module = algo.get_policy(module_id).model
     else:
         module = algo.learner_group._learner.module[module_id].unwrapped()
@@ -63,6 +63,11 @@ def weights(algo, module_id):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def bytes_per_row(memory):
+    """What a row takes in a memory, over all columns."""
+    return sum(column.nbytes for column in memory._columns.values()) / memory.capacity
 
 
 def requests_while_learning(algo):

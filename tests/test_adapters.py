@@ -9,10 +9,10 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
 from rllib_mfq.mean_field.neighborhood import Neighborhood
-from rllib_mfq.population.adapters import GYM_GROUP, AgentDictPopulation, as_population
+from rllib_mfq.population.adapters import AgentDictPopulation, as_population
 from rllib_mfq.population.magent2 import MAgent2Population
 from rllib_mfq.population.player import Player
-from rllib_mfq.population.population import Group, PopulationError
+from rllib_mfq.population.population import GYM_GROUP, Group, PopulationError
 from rllib_mfq.population.sampler import Sampler
 
 PLAIN = Box(-9, 9, (2,), np.float32)

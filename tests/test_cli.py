@@ -16,14 +16,13 @@ import yaml
 from click.testing import CliRunner
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from rllib_cli import command, evaluate, examples, namesakes, progress
+from rllib_cli import command, experiments, hooks, progress
 from rllib_mfq import MFQEnvRunner
-from rllib_mfq.algorithm.opponents import find_modules
+from rllib_mfq.algorithm.checkpoint import find_modules
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LIGHT = {"reproduce", "__init__", "__main__", "arena", "command"}
-LIGHT |= {"examples", "experiments", "namesakes", "options"}
+LIGHT = {"reproduce", "__init__", "__main__", "arena", "command", "experiments", "options"}
 TINY = {
     "run": "MFQ",
     "env": "battle_v4",
@@ -126,10 +125,10 @@ def test_help_and_typing_errors_are_answered_without_importing_ray_or_torch(argu
     assert b"Traceback" not in done.stderr
 
 
-FILES = [*ROOT.glob("rllib_cli/*.py"), ROOT / "rllib_cli/reproduce/command.py"]
+FILES = sorted(ROOT.glob("rllib_cli/*.py"))
 
 
-@pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_only_what_runs_something_imports_ray_and_nothing_imports_the_command(path):
     top = [node for node in ast.parse(path.read_text()).body]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
@@ -156,7 +155,7 @@ def test_examples_are_listed_shown_and_found_by_their_old_kind_of_name():
     assert "battle_sweep" not in rllib("example", "list", "--filter", "PBT").output
     text = (ROOT / "tuned_examples" / "battle_pbt.yaml").read_text()
     assert rllib("example", "get", "battle_pbt").output == text
-    assert examples.find("battle-pbt.yaml").name == "battle_pbt.yaml"
+    assert experiments.find_example("battle-pbt.yaml").name == "battle_pbt.yaml"
     result = rllib("example", "run", "battle_pb")
     assert result.exit_code == 2 and "(did you mean 'battle_pbt'?)" in result.output
 
@@ -196,15 +195,15 @@ def test_bad_input_ends_with_code_2_and_a_traceback_only_with_vv(ray_session):
 
 
 def test_another_rllib_command_is_named(tmp_path, monkeypatch):
-    assert namesakes.other_commands() == []
+    assert command.other_commands() == []
     modules = {"ray": "ray.rllib.scripts", "rllib_mfq": "rllib_cli.command"}
     entries = [
         SimpleNamespace(dist=SimpleNamespace(name=name, version="2.40.0"), module=module)
         for name, module in modules.items()
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(namesakes.importlib.metadata, "entry_points", lambda **kwargs: entries)
-        (told,) = namesakes.other_commands()
+        patch.setattr(command.importlib.metadata, "entry_points", lambda **kwargs: entries)
+        (told,) = command.other_commands()
     assert "ray 2.40.0" in told
     for folder in ("first", "ours", "last"):
         (tmp_path / folder).mkdir()
@@ -213,10 +212,10 @@ def test_another_rllib_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "ours" / "rllib")])
     paths = [str(tmp_path / folder) for folder in ("first", "ours", "last")]
     monkeypatch.setenv("PATH", os.pathsep.join(paths))
-    (told,) = namesakes.other_commands()
+    (told,) = command.other_commands()
     assert str(tmp_path / "first" / "rllib") in told
     monkeypatch.setenv("PATH", os.pathsep.join(paths[1:]))
-    assert namesakes.other_commands() == []
+    assert command.other_commands() == []
 
 
 def test_a_pipe_gets_the_final_lines_only(trained):
@@ -307,7 +306,7 @@ def test_render_shows_every_step(trained, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     pytest.importorskip("pygame")
     shown = []
-    monkeypatch.setattr(evaluate, "_render", lambda *, env, **kwargs: shown.append(env.render()))
+    monkeypatch.setattr(hooks, "render_step", lambda *, env, **kwargs: shown.append(env.render()))
     result = rllib("evaluate", trained.checkpoint, "--episodes", 1, "--render")
     assert result.exit_code == 0, result.output
     assert len(shown) >= 20
@@ -590,7 +589,7 @@ def trial(number=0, status="RUNNING", **result):
 
 
 def test_one_trial_is_a_line_per_report_that_fits_a_terminal(capsys, monkeypatch):
-    reporter = progress.Progress()
+    reporter = progress.Progress(hooks.MFQHooks())
     first = trial()
     assert reporter.should_report([first])
     reporter.report([first], False)
@@ -607,7 +606,7 @@ def test_one_trial_is_a_line_per_report_that_fits_a_terminal(capsys, monkeypatch
 
 
 def test_several_trials_are_a_table_of_what_differs_cut_to_the_terminal(monkeypatch):
-    reporter = progress.Progress(["lr", "neighborhood"])
+    reporter = progress.Progress(hooks.MFQHooks(), ["lr", "neighborhood"])
     rows = [reporter._row(trial(number, "TERMINATED")) for number in range(2)]
     for columns in (80, 100):
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -620,7 +619,8 @@ def test_several_trials_are_a_table_of_what_differs_cut_to_the_terminal(monkeypa
 
 
 def test_results_that_are_not_there_yet_are_dashes():
-    row = progress.figures(trial(evaluation={}, learners={}, env_runners={}))
+    row = progress.figures(trial(evaluation={}, learners={}, env_runners={}), hooks.MFQHooks())
     assert row["win rate"] == row["return"] == row["temperature"] == "-"
-    row = progress.figures(trial(env_runners={"episode_return_mean": float("nan")}))
+    unfinished = trial(env_runners={"episode_return_mean": float("nan")})
+    row = progress.figures(unfinished, hooks.MFQHooks())
     assert row["return"] == "-"

@@ -18,8 +18,8 @@ from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 from small_battles import SIZE, small_battle
 
 from rllib_mfq import MFQ, Group, MFQConfig, MFQEnvRunner, PopulationError, Rows, magent2
-from rllib_mfq.algorithm.config import DEFAULTS
-from rllib_mfq.algorithm.validation import WITHOUT_EFFECT
+from rllib_mfq.algorithm.rllib_keys import NEW_STACK
+from rllib_mfq.algorithm.settings import SETTINGS
 from rllib_mfq.population.magent2 import ENVIRONMENTS, MAgent2Population
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -105,7 +105,7 @@ INVALID = [
     *(("training_intensity", x, "a number above 0") for x in (0, None)),
     *(("train_batch_size_per_learner", x, "an integer of at least 1") for x in (0, 1.5, None)),
     ("target_network_update_freq", 0, "an integer of at least 1"),
-    *(("replay_capacity", x, "an integer of at least 1") for x in (0, 1e5, None)),
+    *(("replay_capacity", x, "an integer of at least 1") for x in (0, 1e5 + 0.5, None)),
     ("num_steps_sampled_before_learning_starts", 5_001, "replay_capacity, which is 5000"),
     ("num_steps_sampled_before_learning_starts", -1, "an integer of at least 0"),
     *(("replay_obs_dtype", x, "'float16' or 'uint8'") for x in ("float12", "object", "U5")),
@@ -197,7 +197,7 @@ def test_a_setting_of_rllib_that_mfq_would_ignore_is_refused_with_what_to_do_ins
     else:
         new = old + 1 if isinstance(old, int) else {"x": 1} if isinstance(old, dict) else "x"
     setattr(config, key, new)
-    refuses(config.validate, f"{key.strip('_')} has no effect on MFQ; {WITHOUT_EFFECT[key]}.")
+    refuses(config.validate, f"{key.strip('_')} has no effect on MFQ; {NEW_STACK.refused[key]}.")
 
 
 def test_evaluation_settings_are_checked_like_the_others():
@@ -609,7 +609,7 @@ def test_an_old_and_a_new_name_with_different_values_are_refused(old, new, value
 
 
 def test_every_default_is_a_documented_argument():
-    for key in DEFAULTS:
+    for key in SETTINGS:
         (method,) = (
             m
             for m in (MFQConfig.training, MFQConfig.evaluation)
@@ -635,7 +635,10 @@ def test_a_config_survives_its_dict_and_its_copy(changed):
     assert copied.to_dict() == config.to_dict()
     copied.temperature = copied.evaluation_opponents["x"] = 1
     assert copied.temperature != config.temperature
-    assert "x" not in config.evaluation_opponents and "x" not in DEFAULTS["evaluation_opponents"]
+    assert (
+        "x" not in config.evaluation_opponents
+        and "x" not in SETTINGS["evaluation_opponents"].default
+    )
 
 
 def test_the_dict_of_an_algorithms_config_builds_the_same_algorithm(build):
@@ -668,7 +671,7 @@ def test_it_builds_in_a_second_ray_session_and_tune_shows_an_unknown_key():
         f"""
         import ray
         from ray import tune
-        from rllib_mfq import MFQConfig
+        from rllib_mfq import MFQConfig, register
 
         start = dict(num_cpus=2, include_dashboard=False, logging_level="ERROR")
         ray.init(**start)
@@ -677,6 +680,7 @@ def test_it_builds_in_a_second_ray_session_and_tune_shows_an_unknown_key():
         config = MFQConfig().environment("battle_v4", env_config={BATTLE["env_config"]})
         config.build_algo().stop()
         print("built", flush=True)
+        register()
         tune.run("MFQ", config={{"env": "battle_v4", "temprature": 1}}, verbose=0)
         """
     )

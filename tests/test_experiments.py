@@ -5,19 +5,21 @@ import math
 
 import pytest
 from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.search.sample import Categorical, Float, Integer
 
 from rllib_cli import old_names
-from rllib_cli.checkpoint import check_checkpoint
 from rllib_cli.experiments import BadInput, parse, read_experiments, set_values
+from rllib_cli.hooks import Hooks, MFQHooks
 from rllib_cli.options import Options, apply_options, experiment_from_options
-from rllib_cli.reported import Run, is_goal
-from rllib_cli.search_space import examples, searched, with_spaces
+from rllib_cli.reported import is_goal
+from rllib_cli.sweep import plain_configs, searched, with_spaces
 from rllib_cli.translation import metric, translate
 from rllib_cli.validation import check
 from rllib_mfq import MFQConfig
+from rllib_mfq.algorithm.checkpoint import check_checkpoint
 
 SMALL_BATTLE = {"env_config": {"map_size": 12, "max_cycles": 20}}
 
@@ -129,18 +131,18 @@ def test_a_name_fits_one_experiment_only():
         experiment_from_options(None, None, None, Options())
 
 
-@pytest.mark.parametrize("key", sorted(old_names.CONFIG | old_names.DQN_CONFIG))
+@pytest.mark.parametrize("key", sorted(old_names.CONFIG | old_names.REPLAY_BUFFERS))
 def test_every_new_name_in_the_tables_is_one_that_rllib_reads(key):
-    new = (old_names.CONFIG | old_names.DQN_CONFIG)[key].split("/")[0]
+    new = (old_names.CONFIG | old_names.REPLAY_BUFFERS)[key].split("/")[0]
     configs = [vars(ALGORITHMS[name]()[1]) for name in ("PPO", "DQN", "IMPALA", "APPO")]
     assert any(new in config and config[new] != -1 for config in configs)
     dead = [c for c in configs if key in c and c[key] not in (-1, c.get(new))]
     assert not dead, "the old name still means something"
 
 
-@pytest.mark.parametrize("key", sorted(old_names.MFQ_CONFIG))
+@pytest.mark.parametrize("key", sorted(MFQHooks.old_names))
 def test_every_new_name_for_mfq_is_one_of_its_own(key):
-    assert hasattr(MFQConfig(), old_names.MFQ_CONFIG[key])
+    assert hasattr(MFQConfig(), MFQHooks.old_names[key])
 
 
 def test_an_old_ppo_file_means_the_same_today():
@@ -297,7 +299,7 @@ def test_search_spaces_are_tunes():
     assert config["nested"]["target"] == tune.grid_search(["mean_field", "max"])
     assert config["env_config"] == {"map_size": 12}
     assert searched(config) == ["lr", "tau", "size", "n", "nested/target", "steps/0/1"]
-    plain = list(examples(config))
+    plain = list(plain_configs(config))
     assert len(plain) == 1 + 6
     assert plain[0]["n"] == "group" and plain[0]["size"] == 1
     assert {"radius": 3} in [each["n"] for each in plain]
@@ -323,13 +325,16 @@ def test_impossible_spaces_and_code_are_refused(space, words):
         with_spaces({"lr": space}, "x")
 
 
-def test_numbers_that_are_words_become_numbers_where_numbers_belong():
-    config = {**SMALL_BATTLE, "lr": "1e-4", "replay_capacity": 2e4, "num_env_runners": "1"}
-    config |= {"rollout_fragment_length": "10", "train_batch_size_per_learner": 64.0}
-    typed = checked(config=config).experiment["config"]
-    assert typed["lr"] == 1e-4 and typed["replay_capacity"] == 20_000
-    for key in ("replay_capacity", "num_env_runners", "rollout_fragment_length"):
-        assert isinstance(typed[key], int)
+def test_strings_are_refused_where_numbers_belong_and_whole_floats_are_integers():
+    strings = [("lr", "1e-4", "0.0001"), ("num_env_runners", "1", "1")]
+    for key, text, number in [*strings, ("rollout_fragment_length", "10", "10")]:
+        message = refused(config={**SMALL_BATTLE, key: text})
+        assert f"{key} has the string {text!r} where a number belongs; write {number} " in message
+    config = {**SMALL_BATTLE, "replay_capacity": 2e4, "train_batch_size_per_learner": 64.0}
+    kept = checked(config=config).experiment["config"]
+    assert kept["replay_capacity"] == 20_000 and kept["train_batch_size_per_learner"] == 64
+    for key in ("replay_capacity", "train_batch_size_per_learner"):
+        assert isinstance(kept[key], int)
     ppo = checked("PPO", "CartPole-v1", config={"rollout_fragment_length": "auto"})
     assert ppo.experiment["config"]["rollout_fragment_length"] == "auto"
 
@@ -392,7 +397,7 @@ def test_a_goal_is_something_to_reach_and_a_limit_is_not():
 
 
 def test_other_algorithms_report_agents_by_name():
-    run = Run(modules={"default_policy"}, evaluates=True)
+    run = Hooks().run(PPOConfig().evaluation(evaluation_interval=1))
     assert run.reports("env_runners/agent_episode_return_mean/agent_7")
     assert run.reports("evaluation/env_runners/module_episode_return_mean/p")
     assert not run.reports("env_runners/agent_episode_return/agent_7")
@@ -400,16 +405,16 @@ def test_other_algorithms_report_agents_by_name():
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="does not exist"):
+    with pytest.raises(ValueError, match="does not exist"):
         check_checkpoint(str(tmp_path / "nope"))
-    with pytest.raises(BadInput, match="is no checkpoint of an RLlib algorithm"):
+    with pytest.raises(ValueError, match="is no checkpoint of an RLlib algorithm"):
         check_checkpoint(str(tmp_path))
     (tmp_path / "checkpoint_000007").mkdir()
-    with pytest.raises(BadInput, match="checkpoint_000007"):
+    with pytest.raises(ValueError, match="checkpoint_000007"):
         check_checkpoint(str(tmp_path))
     old = tmp_path / "checkpoint-12"
     old.write_bytes(b"")
-    with pytest.raises(BadInput, match="older RLlib"):
+    with pytest.raises(ValueError, match="older RLlib"):
         check_checkpoint(str(old))
     assert check_checkpoint("s3://bucket/run") == "s3://bucket/run"
 

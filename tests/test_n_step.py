@@ -7,7 +7,7 @@ from small_battles import small_battle, weights
 from test_replay import Rows
 
 from rllib_mfq.mean_field.objective import n_step_return
-from rllib_mfq.population.replay import ReplayMemory
+from rllib_mfq.replay.memory import ReplayMemory
 
 
 def walk(rows, number, n_step):
@@ -49,10 +49,10 @@ def test_a_drawn_row_spans_the_steps_a_walk_along_its_agents_life_finds(seed, n_
             assert batch["terminateds"][i] == rows[last]["terminated"]
             assert batch["obs"][i].flat[0] == number and batch["new_obs"][i].flat[0] == after
             assert batch["next_mean_actions"][i, 1] == number  # what the first step produced
-            assert batch["new_mean_actions"][i, 1] == last
+            assert batch["last_mean_actions"][i, 1] == last
             if masks:
                 assert batch["action_mask"][i].tolist() == [number % p == 0 for p in (2, 3, 5)]
-                assert batch["new_action_mask"][i].tolist() == [after % p == 0 for p in (2, 3, 5)]
+                assert batch["next_action_mask"][i].tolist() == [after % p == 0 for p in (2, 3, 5)]
             spans.add(len(rewards))
         assert len(spans) > 1
 

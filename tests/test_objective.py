@@ -207,7 +207,8 @@ def test_the_loss_equals_the_loop(seed):
     q, _ = random_q(seed, rows=12)
     actions = rng.integers(5, size=12)
     rewards, value_next = rng.normal(size=(2, 12)).astype(np.float32)
-    terminated, valid = rng.random((2, 12)) < [[0.3], [0.7]]
+    terminated = rng.random(12) < 0.3
+    weights = rng.random(12).astype(np.float32)
     value_next[terminated] = np.nan  # nobody needs to know what comes after a death
     errors = []
     for row in range(12):
@@ -217,29 +218,28 @@ def test_the_loss_equals_the_loop(seed):
     loss, td_error = objective.mfq_loss(q, *columns, 0.9)
     np.testing.assert_allclose(td_error, errors, atol=1e-5)
     assert loss.item() == pytest.approx(sum(e**2 for e in errors) / 12, rel=1e-4)
-    loss, td_error = objective.mfq_loss(q, *columns, 0.9, torch.as_tensor(valid))
-    np.testing.assert_allclose(td_error, np.where(valid, errors, 0), atol=1e-5)
-    kept = [e**2 for e, ok in zip(errors, valid, strict=True) if ok]
-    assert loss.item() == pytest.approx(sum(kept) / len(kept), rel=1e-4)
+    loss, td_error = objective.mfq_loss(q, *columns, 0.9, torch.as_tensor(weights))
+    np.testing.assert_allclose(td_error, errors, atol=1e-5)
+    weighted = [w * e**2 for w, e in zip(weights, errors, strict=True)]
+    assert loss.item() == pytest.approx(sum(weighted), rel=1e-4)
 
 
 def test_the_loss_and_its_gradient_by_hand():
-    q = torch.tensor([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]], requires_grad=True)
-    value_next = torch.tensor([4.0, 4.0, 4.0], requires_grad=True)
+    q = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    value_next = torch.tensor([4.0, 4.0], requires_grad=True)
     loss, td_error = objective.mfq_loss(
         q,
-        actions=torch.tensor([1, 0, 0]),
-        rewards=torch.tensor([1.0, 1.0, 50.0]),
-        terminated=torch.tensor([False, True, False]),
+        actions=torch.tensor([1, 0]),
+        rewards=torch.tensor([1.0, 1.0]),
+        terminated=torch.tensor([False, True]),
         value_next=value_next,
         gamma=0.5,
-        valid=torch.tensor([True, True, False]),  # row 2 is padding
     )
-    assert td_error.tolist() == [1.0, -2.0, 0.0]  # 1 + .5*4 - 2,  1 - 3,  padding
+    assert td_error.tolist() == [1.0, -2.0]  # 1 + .5*4 - 2,  1 - 3
     assert not td_error.requires_grad
     assert loss.item() == (1 + 4) / 2
     loss.backward()
-    assert q.grad.tolist() == [[0.0, -1.0], [2.0, 0.0], [0.0, 0.0]]  # -2 (y - Q) / 2
+    assert q.grad.tolist() == [[0.0, -1.0], [2.0, 0.0]]  # -2 (y - Q) / 2
     assert value_next.grad is None  # the target is a constant
 
 
@@ -252,15 +252,7 @@ def test_a_truncated_episode_bootstraps_and_a_terminated_one_does_not():
     assert td_error.tolist() == [pytest.approx(0.9), 0.0]
 
 
-def test_a_batch_of_nothing_but_padding_costs_nothing():
-    q = torch.randn(3, 2, requires_grad=True)
-    args = (torch.zeros(3, dtype=torch.int32), torch.ones(3), FALSE, torch.ones(3), 0.9)
-    loss, td_error = objective.mfq_loss(q, *args, valid=FALSE)
-    loss.backward()
-    assert loss.item() == 0 and not td_error.any() and not q.grad.any()
-
-
-@pytest.mark.parametrize("name", ["rewards", "terminated", "value_next", "valid", "q"])
+@pytest.mark.parametrize("name", ["rewards", "terminated", "value_next", "weights", "q"])
 @pytest.mark.parametrize("shape", [(3, 1), (1, 3), (1,), (2,), ()])
 def test_shapes_that_would_broadcast_are_refused(name, shape):
     columns = {
@@ -269,7 +261,7 @@ def test_shapes_that_would_broadcast_are_refused(name, shape):
         "rewards": torch.zeros(3),
         "terminated": FALSE,
         "value_next": torch.zeros(3),
-        "valid": ~FALSE,
+        "weights": torch.ones(3),
     }
     bad = torch.zeros((*shape, 4) if name == "q" else shape, dtype=columns[name].dtype)
     with pytest.raises(ValueError, match=f"^{name} has shape .*expected"):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from rllib_cli.command import main
 from rllib_mfq.arena import plots
-from rllib_mfq.arena.tournament import win_rates
+from rllib_mfq.arena.statistics import win_rates
 
 RATE = "evaluation/env_runners/win_rate/random"
 TOURNAMENT = {

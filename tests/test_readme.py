@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.measure import RESULTS
 from benchmarks.tables import files, ising_rows, measured
-from rllib_cli.reproduce import battle, ising
-from rllib_mfq.algorithm.config import DEFAULTS
+from rllib_mfq.algorithm.settings import SETTINGS
+from rllib_mfq.experiments import battle, ising
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -82,6 +82,6 @@ def test_every_file_the_readme_links_to_exists():
 
 def test_every_setting_and_its_default_stand_in_the_readme():
     table = README[README.index("| Key | Default |") : README.index("The network is RLlib's")]
-    for key, value in DEFAULTS.items():
-        (line,) = [line for line in table.splitlines() if f"`{key}`" in line]
-        assert str(value).replace("_", "") in line.replace("_", ""), line
+    for key, setting in SETTINGS.items():
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| `{key}` |")]
+        assert str(setting.default).replace("_", "") in line.replace("_", ""), line

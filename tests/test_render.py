@@ -14,7 +14,7 @@ from rllib_mfq.arena.render import film_match, write_animation
 
 @pytest.fixture(scope="module")
 def checkpoint(ray_session, tmp_path_factory):
-    path = tmp_path_factory.mktemp("rival")
+    path = tmp_path_factory.mktemp("opponent")
     algo = small_battle().build_algo()
     algo.save_to_path(path)
     algo.stop()

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from small_battles import bytes_per_row
 
-from rllib_mfq.population.replay import ReplayMemory
+from rllib_mfq.replay.memory import ReplayMemory
 
 OBS = (2, 3)
 
@@ -98,9 +99,9 @@ def test_every_draw_is_a_row_of_the_plain_list_with_its_true_successor(seed, mas
             after = np.array([expected[n] for n in numbers.tolist()])
             small = np.array([2, 3, 5])
             np.testing.assert_array_equal(batch["action_mask"], numbers[:, None] % small == 0)
-            np.testing.assert_array_equal(batch["new_action_mask"], after[:, None] % small == 0)
+            np.testing.assert_array_equal(batch["next_action_mask"], after[:, None] % small == 0)
         else:
-            assert "action_mask" not in batch and "new_action_mask" not in batch
+            assert "action_mask" not in batch and "next_action_mask" not in batch
     assert rows.written > 8 * capacity
 
 
@@ -198,10 +199,10 @@ def test_a_row_takes_little_more_than_its_observation(masks):
     observation = 4 * int(np.prod(shape))
     memory = ReplayMemory(1000)
     memory.add(columns)
-    assert observation < memory.bytes_per_row <= 1.2 * observation + 200
+    assert observation < bytes_per_row(memory) <= 1.2 * observation + 200
     half = ReplayMemory(1000, "float16")
     half.add(columns)
-    assert memory.bytes_per_row - half.bytes_per_row == observation / 2
+    assert bytes_per_row(memory) - bytes_per_row(half) == observation / 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "uint8", "int16", None])
@@ -266,7 +267,7 @@ def test_a_first_mask_that_comes_late_finds_everything_legal_until_then():
     batch = memory.sample(500)
     old = batch["actions"] < 30
     assert old.any() and not old.all()
-    assert batch["action_mask"][old].all() and batch["new_action_mask"][old].all()
+    assert batch["action_mask"][old].all() and batch["next_action_mask"][old].all()
     expected = columns["action_mask"][batch["actions"][~old] - 30]
     np.testing.assert_array_equal(batch["action_mask"][~old], expected)
     assert not expected.all()
@@ -311,7 +312,7 @@ def test_a_restored_memory_goes_on_exactly(fragments, masks, dtype):
         for each in memories:
             each.add(columns)
     assert {len(each) for each in memories} == {len(memory)}
-    assert all(other.bytes_per_row == memory.bytes_per_row for other in others)
+    assert all(bytes_per_row(other) == bytes_per_row(memory) for other in others)
 
 
 def test_a_state_holds_the_filled_rows_only_and_is_a_copy():

@@ -9,21 +9,22 @@ from click.testing import CliRunner
 from scipy import stats
 
 from rllib_cli.command import main
-from rllib_cli.reproduce import battle, gaussian_squeeze, ising
-from rllib_cli.reproduce.command import spread
+from rllib_cli.reproduce import spread
+from rllib_mfq.arena.statistics import over_seeds
+from rllib_mfq.experiments import battle, gaussian_squeeze, ising
 
 
 def test_the_interval_of_cross_play_by_hand():
     rates = np.array([[1.0, 0.5], [0.8, 0.3], [0.9, 0.1]])
     rows, columns = [0.75, 0.55, 0.5], [0.9, 0.3]
     variance = np.var(rows, ddof=1) / 3 + np.var(columns, ddof=1) / 2
-    mean, half = battle.over_seeds(rates)
+    mean, half = over_seeds(rates)
     assert mean == pytest.approx(0.6)
     assert half == pytest.approx(stats.t.ppf(0.975, 1) * math.sqrt(variance))
 
 
 def test_agreement_of_all_seeds_leaves_no_interval():
-    assert battle.over_seeds(np.full((3, 4), 0.7)) == (pytest.approx(0.7), pytest.approx(0.0))
+    assert over_seeds(np.full((3, 4), 0.7)) == (pytest.approx(0.7), pytest.approx(0.0))
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -31,7 +32,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     hits = 0
     for _ in range(600):
         rates = 0.5 + 0.1 * (rng.normal(size=(5, 1)) + rng.normal(size=(1, 5)))
-        mean, half = battle.over_seeds(rates)
+        mean, half = over_seeds(rates)
         hits += abs(mean - 0.5) <= half
     assert hits / 600 >= 0.94
 

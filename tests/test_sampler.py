@@ -326,6 +326,37 @@ def test_where_one_group_of_a_player_has_masks_the_other_may_do_everything():
     assert not fragments[0]["shared"]["action_mask"].all()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_agents_carry_what_their_player_names_from_step_to_step(layout):
+    """Against a loop over every agent's life: a row holds what its agent did the step before."""
+    carried = {"last_actions": "actions", "last_rewards": "rewards"}
+    sampler, hood = sampler_of(Toy, 3), Neighborhood.parse("group")
+    players = {name: Player(name, Chooser(4), hood, carried=carried) for name in layout.values()}
+    sampler.assign({group: players[name] for group, name in layout.items()})
+    numbers = {group: index for index, group in enumerate(SIZES)}
+
+    def key_of(row):
+        return row["eps_id"], row["t"], numbers[row["group"]], row["agent_index"]
+
+    table = by_hand(Toy, 3, "group", 1, 40)
+    before = {key_of(row["successor"]): row for row in table if row["successor"]}
+    found, met = set(), set()
+    for steps in (1, 17, 2, 20):
+        for data in sampler.sample(num_steps=steps).columns.values():
+            assert data["last_actions"].dtype == np.int32
+            assert data["last_rewards"].dtype == np.float32
+            for i in range(len(data["actions"])):
+                key = tuple(int(data[k][i]) for k in KEY)
+                source = before.get(key, {"actions": 0, "rewards": 0.0})
+                assert data["last_actions"][i] == source["actions"]
+                assert data["last_rewards"][i] == np.float32(source["rewards"])
+                found.add(key)
+                met.add((key in before, key[1] > 0, i in data["next_row"]))
+    assert found == {key_of(row) for row in table}
+    entered, born, over_a_border = (False, False, False), (False, True, False), (True, True, False)
+    assert met == {entered, born, over_a_border, (True, True, True)}
+
+
 def test_players_may_differ_in_their_mean_action_iterations():
     iterations, layout = {"red": 1, "blue": 3}, LAYOUTS["two players"]
     sampler = sampler_of(Toy, 2, layout, "all", iterations)

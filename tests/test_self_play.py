@@ -7,9 +7,9 @@ import pytest
 import ray
 from small_battles import same, small_battle, weights
 
-from rllib_cli.reported import Run
+from rllib_cli.hooks import hooks
 from rllib_mfq import MFQ
-from rllib_mfq.algorithm.self_play import Pool, Tracked, self_play_settings
+from rllib_mfq.algorithm.self_play import PoolOpponent, TrackedOpponent, self_play_settings
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -35,9 +35,9 @@ def assert_same(first, second, rtol=0.0):
             np.testing.assert_allclose(tensor, second[module_id][name], rtol, err_msg=name)
 
 
-def rival(runner):
+def opponent_of(runner):
     """The opponent that a runner has."""
-    state = runner._rival.get_state(inference_only=True)
+    state = runner._opponent.get_state(inference_only=True)
     return {m: {n: np.array(x) for n, x in tensors.items()} for m, tensors in state.items()}
 
 
@@ -46,7 +46,7 @@ def learner(value):
 
 
 def tracked(tau=0.75):
-    return Tracked({"tau": tau}, 0, learner(0.0))
+    return TrackedOpponent({"tau": tau}, 0, learner(0.0))
 
 
 @STACKS
@@ -70,7 +70,7 @@ def test_latest_is_the_default_and_plays_in_one_sampler(build):
     for algo in (plain, named):
         results = algo.train()
         assert "self_play" not in results
-        assert len(algo.env_runner._samplers) == 1 and algo.env_runner._rival is None
+        assert len(algo.env_runner._samplers) == 1 and algo.env_runner._opponent is None
     assert same(weights(plain, "red"), weights(named, "red"))
 
 
@@ -90,7 +90,8 @@ def test_a_shared_policy_learns_both_sides_by_rows_that_find_their_next(build, s
         assert len(after) and np.array_equal(columns["t"][after], columns["t"][going_on] + 1)
         for name in ("group", "agent_index", "eps_id"):
             assert np.array_equal(columns[name][after], columns[name][going_on])
-    algo._remember(batches)
+    for batch in batches:
+        algo._memories.add(batch.policy_batches)
     assert len(algo._memories["shared"]) == 40
 
 
@@ -113,7 +114,7 @@ def test_the_opponents_side_is_played_by_its_own_networks(build):
     algo = build(battle(TRACKED))
     asked = []
     runner = algo.env_runner
-    for who, modules in (("learner", runner.module), ("opponent", runner._rival)):
+    for who, modules in (("learner", runner.module), ("opponent", runner._opponent)):
         for module_id, module in modules.items():
 
             def act(*args, who=who, module_id=module_id, act=module.act, **kwargs):
@@ -170,25 +171,25 @@ def test_the_tracked_opponent_is_the_initial_learner_until_it_loses(build, old):
                 m: {n: 0.75 * now[m][n] + 0.25 * x for n, x in tensors.items()}
                 for m, tensors in expected.items()
             }
-        assert_same(algo._past_self.weights, expected)
-        assert_same(rival(algo.env_runner), expected, rtol=1e-6)
-    assert algo._past_self.opponents == 2
+        assert_same(algo._self_play.opponent.weights, expected)
+        assert_same(opponent_of(algo.env_runner), expected, rtol=1e-6)
+    assert algo._self_play.opponent.opponents == 2
 
 
 def test_a_round_is_scored_for_the_learners_side(build):
     algo = build(battle(TRACKED))
     heard = []
-    algo._past_self.end_round = lambda shares, *args: heard.append(list(shares))
+    algo._self_play.opponent.end_round = lambda shares, *args: heard.append(list(shares))
     rig(algo, lambda mine: {"red": 2, "blue": 1})
     for _ in range(2):
         algo.training_step()
     assert heard == [[], [1.0, 0.0]]  # it played red in the first match and blue in the second
-    assert list(algo._shares) == [1.0, 0.0]
+    assert list(algo._self_play._shares) == [1.0, 0.0]
 
 
 def test_snapshots_are_taken_at_their_rows_and_bounded_and_draws_are_seeded():
     def play(seed):
-        pool = Pool({"size": 3, "interval": 100}, seed, learner(0.0))
+        pool = PoolOpponent({"size": 3, "interval": 100}, seed, learner(0.0))
         sizes, kept, drawn = [], [], []
         for steps in range(40, 1_000, 40):
             pool.end_round([1.0], steps, lambda steps=steps: learner(float(steps)))
@@ -206,7 +207,7 @@ def test_snapshots_are_taken_at_their_rows_and_bounded_and_draws_are_seeded():
 
 
 def test_a_pool_keeps_its_opponent_while_no_match_ends_and_numbers_the_others():
-    pool = Pool({"size": 3, "interval": 1}, 0, learner(0.0))
+    pool = PoolOpponent({"size": 3, "interval": 1}, 0, learner(0.0))
     for steps in range(1, 4):
         pool.end_round([], steps, lambda: learner(1.0))
         assert_same(pool.weights, learner(0.0))
@@ -225,7 +226,7 @@ def test_a_snapshot_stays_as_it_was_while_the_learner_learns(build, old):
     initial = copy.deepcopy(algo._learner_weights())
     for _ in range(4):
         algo.training_step()
-    assert_same(algo._past_self._snapshots[0], initial)
+    assert_same(algo._self_play.opponent._snapshots[0], initial)
     now = algo._learner_weights()["red"]
     assert any(not np.array_equal(now[name], initial["red"][name]) for name in now)
 
@@ -245,18 +246,18 @@ def test_a_restored_run_goes_on_with_the_opponent_it_would_have_had(
     for _ in range(2):
         algo.train()
     if self_play is TRACKED:
-        algo._past_self.end_round([1.0], algo._agent_steps, algo._learner_weights)
-        algo.env_runner.set_state(algo._opponent())
+        algo._self_play.opponent.end_round([1.0], algo._agent_steps, algo._learner_weights)
+        algo.env_runner.set_state(algo._self_play.for_runners())
     algo.save_to_path(tmp_path)
     again = MFQ.from_checkpoint(tmp_path)
     other = build(config.copy(copy_frozen=False).debugging(seed=99))
     other.train()
-    other._past_self.number = algo._past_self.number - 1  # numbers of another run
+    other._self_play.opponent.number = algo._self_play.opponent.number - 1  # numbers of another run
     other.restore_from_path(tmp_path)
     runs = (algo, again, other)
     for run in runs[1:]:
-        assert_same(rival(run.env_runner), rival(algo.env_runner))
-        assert list(run._shares) == list(algo._shares) != []
+        assert_same(opponent_of(run.env_runner), opponent_of(algo.env_runner))
+        assert list(run._self_play._shares) == list(algo._self_play._shares) != []
     recorded = []
     collect = algo._collect
     algo._collect = lambda: recorded.append(copied(collect())) or copied(recorded[-1])
@@ -267,10 +268,10 @@ def test_a_restored_run_goes_on_with_the_opponent_it_would_have_had(
         run._collect = lambda fragments=fragments: copied(next(fragments))
         for _ in recorded:
             run.training_step()
-        assert_same(run._past_self.weights, algo._past_self.weights)
-        assert_same(rival(run.env_runner), rival(algo.env_runner))
-        assert run._past_self.opponents == algo._past_self.opponents
-        assert list(run._shares) == list(algo._shares)
+        assert_same(run._self_play.opponent.weights, algo._self_play.opponent.weights)
+        assert_same(opponent_of(run.env_runner), opponent_of(algo.env_runner))
+        assert run._self_play.opponent.opponents == algo._self_play.opponent.opponents
+        assert list(run._self_play._shares) == list(algo._self_play._shares)
         assert run._agent_steps == algo._agent_steps
         for module_id in ("red", "blue"):
             assert same(weights(run, module_id), weights(algo, module_id))
@@ -287,9 +288,9 @@ def test_a_checkpoint_without_this_opponent_begins_it_from_the_restored_learner(
     other = build(battle(self_play))
     other.train()
     other.restore_from_path(tmp_path)
-    assert_same(other._past_self.weights, algo._learner_weights())
-    assert_same(rival(other.env_runner), algo._learner_weights())
-    assert not other._shares
+    assert_same(other._self_play.opponent.weights, algo._learner_weights())
+    assert_same(opponent_of(other.env_runner), algo._learner_weights())
+    assert not other._self_play._shares
 
 
 def test_the_first_fragments_are_those_of_the_other_stack(build):
@@ -306,9 +307,9 @@ def test_both_stacks_train_the_same_weights_against_the_same_opponent(build):
         for _ in range(2):
             results = algo.train()
         assert results["self_play"]["opponents"] == 2
-    for module_id, tensors in new._past_self.weights.items():
+    for module_id, tensors in new._self_play.opponent.weights.items():
         for name, tensor in tensors.items():
-            other = old._past_self.weights[module_id][name]
+            other = old._self_play.opponent.weights[module_id][name]
             np.testing.assert_allclose(tensor, other, rtol=1e-5, atol=5e-6, err_msg=name)
 
 
@@ -322,21 +323,21 @@ def test_a_remote_runner_has_the_algorithms_opponent_also_after_a_restart(build,
     def theirs():
         """The opponent of the runner once it has been asked for its next fragment."""
         while group.num_in_flight_async_reqs("sample"):
-            algo._drop_requests()
-        algo._request_fragments()
+            algo._requests.drop()
+        algo._requests.send()
         state, *_ = group.foreach_env_runner(
-            lambda runner: runner._rival.get_state(inference_only=True),
+            lambda runner: runner._opponent.get_state(inference_only=True),
             local_env_runner=False,
         )
         return state
 
-    assert_same(theirs(), algo._past_self.weights)
+    assert_same(theirs(), algo._self_play.opponent.weights)
     ray.kill(group._worker_manager.actors()[1], no_restart=False)
     for _ in range(60):
         algo.train()
-        if group.num_healthy_remote_env_runners() and algo._past_self.number > 1:
+        if group.num_healthy_remote_env_runners() and algo._self_play.opponent.number > 1:
             break
-    assert_same(theirs(), algo._past_self.weights)
+    assert_same(theirs(), algo._self_play.opponent.weights)
     rows = algo._agent_steps
     assert rows == sum(len(memory) for memory in algo._memories.values())
 
@@ -345,11 +346,12 @@ def test_figures_are_reported_and_may_be_stopped_at(build):
     algo = build(battle(TRACKED).reporting(min_sample_timesteps_per_iteration=20))
     assert algo.train()["self_play"] == {"opponents": 0}  # no episode has ended yet
     results = algo.train()["self_play"]
-    assert results["win_rate"] == pytest.approx(np.mean(algo._shares))
-    assert results["opponents"] == algo._past_self.opponents
-    run = Run(groups={"red", "blue"}, self_play=True)
+    assert results["win_rate"] == pytest.approx(np.mean(algo._self_play._shares))
+    assert results["opponents"] == algo._self_play.opponent.opponents
+    run = hooks(MFQ).run(algo.config.copy(copy_frozen=False))
     assert all(run.reports(f"self_play/{name}") for name in results)
-    assert not Run(groups={"red", "blue"}).reports("self_play/win_rate")
+    without = hooks(MFQ).run(battle({"opponent": "latest"}))
+    assert not without.reports("self_play/win_rate")
 
 
 @BOTH
@@ -359,7 +361,7 @@ def test_an_evaluation_is_as_without_an_opponent(build, self_play):
     )
     algo = build(config)
     runner = algo.eval_env_runner
-    assert len(runner._samplers) == 1 and runner._rival is None
+    assert len(runner._samplers) == 1 and runner._opponent is None
     assert algo.train()["evaluation"]["env_runners"]["num_episodes"] == 2
 
 

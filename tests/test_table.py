@@ -105,7 +105,11 @@ def lattice(**training):
 
 
 def entries(algo):
-    module = algo.get_policy("spin").model if algo.on_old_stack else algo.env_runner.module["spin"]
+    module = (
+        algo.get_policy("spin").model
+        if not algo.config.enable_rl_module_and_learner
+        else algo.env_runner.module["spin"]
+    )
     return module.q_net.entries.detach().clone()
 
 

@@ -11,7 +11,7 @@ from ray.rllib.policy.policy import Policy
 from ray.rllib.policy.sample_batch import SampleBatch
 
 from rllib_mfq import MFQTorchPolicy, Neighborhood, postprocess_mean_actions
-from rllib_mfq.algorithm import torch_policy
+from rllib_mfq.algorithm.old_stack import policy as torch_policy
 
 SPACE = gym.spaces.Box(-1, 1, (4,), np.float32)
 ACTIONS = gym.spaces.Discrete(3)

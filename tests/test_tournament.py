@@ -15,10 +15,11 @@ from small_battles import SIZE, small_battle
 from rllib_cli.command import main
 from rllib_mfq import magent2
 from rllib_mfq.algorithm.opponents import load_opponent
-from rllib_mfq.arena import tournament
+from rllib_mfq.arena import statistics, tournament
 from rllib_mfq.arena.output import check_output, replacing
-from rllib_mfq.arena.provenance import environment
-from rllib_mfq.arena.tournament import Pair, name_agents, play_tournament, rate
+from rllib_mfq.arena.provenance import provenance
+from rllib_mfq.arena.statistics import Pair, rate
+from rllib_mfq.arena.tournament import name_agents, play_tournament
 from rllib_mfq.population.fragment import Episode
 
 LARGER = {"map_size": 16, "max_cycles": 25}
@@ -214,7 +215,7 @@ def test_what_is_counted_by_hand():
 
     first = [match(5, 1), match(5, 1), match(2, 2)]
     second = [match(0, 4), match(7, 6), match(7, 6, length=8)]
-    found = tournament.count("a", "b", first, second)
+    found = statistics.count("a", "b", first, second)
     assert (found.wins, found.draws, found.losses, found.wins_first) == (3, 1, 2, 2)
     assert (found.matches, found.distinct) == (6, 2 + 3)
     assert found.win_rate == pytest.approx(3.5 / 6)
@@ -228,7 +229,7 @@ def test_the_interval_is_wilsons(wins):
     def match(won):
         return Episode(0, 0, {"red": 1.0, "blue": 0.0} if won else {"red": 0.0, "blue": 1.0})
 
-    found = tournament.count("a", "b", [match(i < wins) for i in range(6)], [])
+    found = statistics.count("a", "b", [match(i < wins) for i in range(6)], [])
     n, p, z = 6, wins / 6, 1.959963984540054
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -285,7 +286,7 @@ def test_the_command_writes_what_it_shows(agents, tmp_path):
         (["random", "NET", "--matches", "3"], "matches is 3; it must be even and at least 2"),
         (["random", "NET", "--matches", "0"], "matches is 0; it must be even and at least 2"),
         (["random", "NET", "--seed", "-1"], "seed is -1; it must be at least 0"),
-        (["random", "NET", "--env", "batle_v4"], "no environment 'batle_v4' (did you mean 'battl"),
+        (["random", "NET", "--env", "batle_v4"], "env is 'batle_v4' (did you mean 'battle_v4'?)"),
         (["random", "NET", "--env-config", "{map_sise: 9}"], "did you mean 'map_size'"),
         (["random", "NET", "--env", "CartPole-v1"], "has the groups ['agent']; a match is betw"),
         (["random", "NET", "--env", "combined_arms_v6"], "a match is between two"),
@@ -339,14 +340,14 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
 
 
 def test_the_commit_is_the_packages_own_or_none(tmp_path, monkeypatch):
-    from rllib_mfq.arena import provenance
+    from rllib_mfq.arena import provenance as module
 
-    known = provenance._git("ls-files", "--", "__init__.py")
-    assert bool(environment()["commit"]) == bool(known)
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)  # no checkout
-    assert environment()["commit"] is None
-    provenance._git("init")  # one that does not know the package
+    known = module._git("ls-files", "--", "__init__.py")
+    assert bool(provenance()["commit"]) == bool(known)
+    monkeypatch.setattr(module, "PACKAGE", tmp_path)  # no checkout
+    assert provenance()["commit"] is None
+    module._git("init")  # one that does not know the package
     (tmp_path / "__init__.py").touch()
-    assert environment()["commit"] is None
+    assert provenance()["commit"] is None
     monkeypatch.setenv("PATH", os.devnull)  # no git
-    assert environment()["commit"] is None
+    assert provenance()["commit"] is None

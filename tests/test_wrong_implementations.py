@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from small_battles import bytes_per_row
 from torch import nn
 
 from rllib_mfq.mean_field import objective
@@ -15,8 +16,8 @@ from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.mean_field.network import MeanFieldQNetwork
 from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Group, Rows, Step
-from rllib_mfq.population.replay import ReplayMemory
 from rllib_mfq.population.sampler import Sampler
+from rllib_mfq.replay.memory import ReplayMemory
 
 DEATH_REWARD = -7.0
 
@@ -206,7 +207,7 @@ def test_every_observation_is_kept_once(deaths):
     memory = ReplayMemory(400, seed=0)
     memory.add(sampler.sample(num_steps=20).columns["red"])
     observation = 4 * int(np.prod(shape))
-    assert observation < memory.bytes_per_row <= 1.2 * observation + 200
+    assert observation < bytes_per_row(memory) <= 1.2 * observation + 200
     batch = memory.sample(64)  # and yet the next one is at hand: it shows the time
     elapsed = batch["new_obs"][:, 0, 0, 0] - batch["obs"][:, 0, 0, 0]
     np.testing.assert_array_equal(elapsed, ~batch["terminateds"])

@@ -1,7 +1,5 @@
 """The EnvRunner: RLlib's new-stack interface around the sampler."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -53,8 +51,7 @@ class MFQEnvRunner(PopulationRunner, EnvRunner, Checkpointable):
                 by default `rollout_fragment_length` in each population.
             num_episodes: exactly so many whole episodes instead; with `evaluation_opponents`,
                 so many matches against each.
-            explore: draw actions from the Boltzmann policy; else greedy. By default as the
-                config says.
+            explore: draw actions from the Boltzmann policy, else greedy; default is the config's.
             random_actions: uniform actions.
             force_reset: start all episodes anew.
             **kwargs: accepted for RLlib's other callers.
@@ -81,11 +78,9 @@ class MFQEnvRunner(PopulationRunner, EnvRunner, Checkpointable):
     ) -> StateDict:
         state = self._progress()
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
-            state[COMPONENT_RL_MODULE] = self.module.get_state(
-                components=self._get_subcomponents(COMPONENT_RL_MODULE, components),
-                not_components=self._get_subcomponents(COMPONENT_RL_MODULE, not_components),
-                **kwargs,
-            )
+            parts = {"components": components, "not_components": not_components}
+            parts = {k: self._get_subcomponents(COMPONENT_RL_MODULE, v) for k, v in parts.items()}
+            state[COMPONENT_RL_MODULE] = self.module.get_state(**parts, **kwargs)
             state[WEIGHTS_SEQ_NO] = self._weights_seq_no
         return state
 

@@ -1,7 +1,5 @@
 """The Learner: the loss of mean field Q-learning and its target network."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,12 +21,7 @@ from rllib_mfq.algorithm.rl_module import (
     MFQTorchRLModule,
 )
 from rllib_mfq.mean_field.network import soft_update
-from rllib_mfq.mean_field.objective import (
-    mfq_loss,
-    n_step_return,
-    next_value,
-    schedule_value,
-)
+from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
 from rllib_mfq.mean_field.table import make_optimizer
 
 NUM_UPDATES = "num_updates"
@@ -38,8 +31,8 @@ NUM_STEPS = "num_steps"  # column: how many steps a row spans, where `n_step` is
 class MFQTorchLearner(TorchLearner):
     """Minimises the loss of `mean_field.objective` for every trainable module.
 
-    One gradient step is followed by one move of the target networks (each
-    `target_network_update_freq` steps), also within an `update()` over several minibatches.
+    The target networks move after every `target_network_update_freq` gradient steps, also within
+    an `update()` over several minibatches.
     """
 
     @override(TorchLearner)
@@ -68,10 +61,15 @@ class MFQTorchLearner(TorchLearner):
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         agent_steps = timesteps.get(NUM_AGENT_STEPS_SAMPLED_LIFETIME, 0)
+        for module, config in self._trained():
+            follow_schedules(module, vars(config), agent_steps)
+
+    def _trained(self) -> Iterator[tuple[MFQTorchRLModule, Any]]:
+        """The modules that learn, with their configs."""
         for module_id in self.module.keys():
             if self.should_module_be_updated(module_id):
-                config = self.config.get_config_for_module(module_id)
-                follow_schedules(self.module[module_id].unwrapped(), vars(config), agent_steps)
+                module = self.module[module_id].unwrapped()
+                yield module, self.config.get_config_for_module(module_id)
 
     @override(TorchLearner)
     def compute_loss_for_module(
@@ -89,8 +87,9 @@ class MFQTorchLearner(TorchLearner):
         # RLlib's iterator copies every minibatch; slices of a batch drawn at random need not be.
         for batch in super()._create_iterator_if_necessary(**kwargs):
             modules = batch.policy_batches
-            size = minibatch_size or max(map(len, modules.values()))
-            for start in range(0, max(map(len, modules.values())), size):
+            rows = max(map(len, modules.values()))
+            size = minibatch_size or rows
+            for start in range(0, rows, size):
                 parts = {name: part[start : start + size] for name, part in modules.items()}
                 yield MultiAgentBatch(parts, size)
 
@@ -98,24 +97,20 @@ class MFQTorchLearner(TorchLearner):
     def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
         super().apply_gradients(gradients_dict)
         self._updates += 1
-        for module_id in self.module.keys():
-            if self.should_module_be_updated(module_id):
-                config = self.config.get_config_for_module(module_id)
-                module = self.module[module_id].unwrapped()
-                move_target(module, self._updates, config.target_network_update_freq, config.tau)
+        for module, config in self._trained():
+            move_target(module, self._updates, config.target_network_update_freq, config.tau)
 
     @override(Learner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        state: dict[str, Any] = super().get_state(*args, **kwargs)
-        return state | {NUM_UPDATES: self._updates}
+        return super().get_state(*args, **kwargs) | {NUM_UPDATES: self._updates}
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
-        # RLlib keeps newer weights over older ones; whoever restores an older state wants it.
+        # RLlib ignores weights that are older than those it has; here they are to be restored.
         if COMPONENT_RL_MODULE in state:
             self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0) - 1
-        # A state that arrives through Ray's object store is memory that all learners share;
-        # RLlib would let each of their optimizers write into it.
+        # Ray's object store gives all learners the same memory. RLlib's optimizers write into
+        # what they are given, so every learner takes a copy.
         super().set_state(copy.deepcopy(state))
         self._updates = state.get(NUM_UPDATES, self._updates)
 
@@ -135,27 +130,18 @@ def module_loss(
     Returns:
         The loss, `[]`, and the figures to report with it, each `[]` and detached.
     """
-    # Several steps on, the mean action is another than the one that the first step produced.
-    inherited = batch["new_mean_actions" if NUM_STEPS in batch else NEXT_MEAN_ACTIONS]
-    after = {Columns.OBS: batch["new_obs"], MEAN_ACTIONS: inherited}
+    # The target network inherits the mean action that the last of a row's steps produced.
+    inherited = batch["last_mean_actions" if NUM_STEPS in batch else NEXT_MEAN_ACTIONS]
+    after = {Columns.OBS: batch[Columns.NEXT_OBS], MEAN_ACTIONS: inherited}
+    mask = batch.get(f"next_{ACTION_MASK}")
     with torch.no_grad():
-        value = next_value(
-            target,
-            module.forward_target(after)["q"],
-            module.temperature,
-            module.q(after) if target == "double_q" else None,
-            batch.get(f"new_{ACTION_MASK}"),
-        )
+        q_target = module.forward_target(after)["q"]
+        q_online = module.q(after) if target == "double_q" else None
+        value = next_value(target, q_target, module.temperature, q_online, mask)
     rewards, discount = n_step_return(batch[Columns.REWARDS], batch.get(NUM_STEPS), gamma)
-    loss, td_error = mfq_loss(
-        q,
-        batch[Columns.ACTIONS],
-        rewards,
-        batch[Columns.TERMINATEDS].bool(),
-        value,
-        discount,
-        weights=module.loss_weights(batch),
-    )
+    actions, terminated = batch[Columns.ACTIONS], batch[Columns.TERMINATEDS].bool()
+    weights = module.loss_weights(batch)
+    loss, td_error = mfq_loss(q, actions, rewards, terminated, value, discount, weights)
     return loss, {
         "qf_mean": q.detach().mean(),
         "qf_loss": loss.detach(),
@@ -168,15 +154,14 @@ def module_loss(
 def follow_schedules(
     module: MFQTorchRLModule, settings: Mapping[str, Any], agent_steps: float
 ) -> None:
-    """Sets how a module explores after so many rows, on either API stack."""
-    module.temperature.fill_(schedule_value(settings["temperature"], agent_steps))
-    if module.shared_exploration is not None:
-        strength = schedule_value(settings["shared_exploration"], agent_steps)
-        module.shared_exploration.fill_(strength)
+    """Sets how a module explores after `agent_steps` rows, on either API stack."""
+    for name in ("temperature", "shared_exploration"):
+        if (buffer := getattr(module, name)) is not None:
+            buffer.fill_(schedule_value(settings[name], agent_steps))
 
 
 def move_target(module: MFQTorchRLModule, updates: int, every: int, tau: float) -> None:
-    """Moves the target network towards the network, if the number of updates says so."""
+    """Moves the target network towards the network after every `every`-th update."""
     if updates % every == 0:
         for main, target in module.get_target_network_pairs():
             soft_update(target, main, tau)

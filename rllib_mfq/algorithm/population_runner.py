@@ -1,11 +1,8 @@
 """What the runners of both API stacks share: populations, players, figures and state."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -17,26 +14,17 @@ from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.env_context import EnvContext
-from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import (
-    NUM_AGENT_STEPS_SAMPLED,
-    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-    NUM_EPISODES_LIFETIME,
-    NUM_MODULE_STEPS_SAMPLED,
-    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
-    SAMPLE_TIMER,
-    WEIGHTS_SEQ_NO,
-)
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.typing import StateDict
 
-from rllib_mfq.algorithm.episodes import episode_figures, match_figures
+from rllib_mfq.algorithm.figures import episode_figures, log_counters, log_figures, match_figures
+from rllib_mfq.algorithm.match import play_both_sides
 from rllib_mfq.algorithm.opponents import Opponent, load_opponent, random_actions
+from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
+from rllib_mfq.algorithm.roster import modules_of_groups, spaces_of_modules
 from rllib_mfq.algorithm.self_play import OPPONENT, OPPONENT_NUMBER
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode, Fragment
@@ -51,8 +39,8 @@ class FragmentBatch(MultiAgentBatch):
     The columns are views of memory that the runner's next `sample()` overwrites.
 
     Attributes:
-        mine: the group that the learner played, where `self_play` has an opponent; the rows of
-            the other group are left out. None if the learner played all groups.
+        mine: the one group that the learner played, and whose rows these are, where `self_play`
+            has an opponent; None if the learner played all groups.
     """
 
     def __init__(self, fragment: Fragment, weights_seq_no: int, mine: str | None = None) -> None:
@@ -70,11 +58,10 @@ class FragmentBatch(MultiAgentBatch):
 
 
 class PopulationRunner:
-    """Plays populations with the modules in `module`.
+    """Plays populations with the modules in `module`, on both API stacks.
 
-    The part of a runner that is the same on both API stacks. A subclass is also one of RLlib's
-    runners, which gives it `config`, `metrics` and the other attributes below; it calls `_begin`
-    when it has them.
+    A subclass is also one of RLlib's runners, which sets the attributes below; then it calls
+    `_begin`.
     """
 
     config: Any
@@ -85,7 +72,7 @@ class PopulationRunner:
     _seed: int | None
 
     def _begin(self, env_creator: Any, callbacks: list[RLlibCallback]) -> None:
-        """Makes the modules and, unless this runner only stands for remote ones, the envs."""
+        """Makes the modules and, unless only remote runners are to sample, the populations."""
         self._env_creator = env_creator
         self._callbacks = callbacks
         self.error: PopulationError | None = None
@@ -101,14 +88,14 @@ class PopulationRunner:
         else:
             self._generator.manual_seed(self._seed)
         self.groups = self.config.groups
-        self.modules = self.config.modules_of_groups()
+        self.modules = modules_of_groups(self.config)
         self.make_module()
-        # Who plays against the learner, one module for each of its own; None if it does itself.
-        self._rival = copy.deepcopy(self.module) if self.config.has_opponent else None
-        self._rival_number = 0
+        # One module for each of the learner's; None if the learner plays against itself.
+        self._opponent = copy.deepcopy(self.module) if self.config.has_opponent else None
+        self._opponent_number = 0
         self.num_envs = 0
-        remote = self.worker_index > 0
-        if remote or self.config.num_env_runners == 0 or self.config.create_env_on_local_worker:
+        local_samples = not self.config.num_env_runners or self.config.create_env_on_local_worker
+        if self.worker_index > 0 or local_samples:
             self.make_env()
 
     def make_module(self) -> None:
@@ -116,17 +103,16 @@ class PopulationRunner:
         raise NotImplementedError
 
     def make_env(self) -> None:
-        """Makes the populations and the opponents, closing those of before."""
+        """Makes the populations and the opponents; closes earlier populations."""
         self.stop()
         self.num_envs = self.config.num_envs_per_env_runner
-        watched = any(
+        self._watch_steps = self.config.callbacks_on_episode_step is not None or any(
             type(callback).on_episode_step is not RLlibCallback.on_episode_step
             for callback in self._callbacks
         )
-        self._watch_steps = watched or self.config.callbacks_on_episode_step is not None
-        # By the group that the learner plays: with an opponent it plays each in half of the
-        # populations, so that it learns both and no episode is cut to change sides.
-        sides: list[str | None] = [None] if self._rival is None else list(self.groups)
+        # With an opponent the learner plays each group in half of the populations, which have a
+        # sampler of their own: so it learns both sides, and no episode has to be cut.
+        sides: list[str | None] = [None] if self._opponent is None else list(self.groups)
         each = self.num_envs // len(sides)
         self._samplers = {
             mine: Sampler(
@@ -149,7 +135,7 @@ class PopulationRunner:
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """The spaces of every module, and under `__env__` those of the groups."""
-        return self.config.spaces_of_modules()
+        return spaces_of_modules(self.config)
 
     def assert_healthy(self) -> None:
         """Raises an AssertionError if there is nothing to sample from."""
@@ -161,30 +147,29 @@ class PopulationRunner:
             sampler.close()
 
     def set_state(self, state: StateDict) -> None:
-        """Takes over weights, the count of steps, and (the local runner) the draws to come."""
+        """Takes over weights, the count of steps, and (the local runner) the state of the draws."""
         if COMPONENT_RL_MODULE in state:
-            weights = state[COMPONENT_RL_MODULE]
-            number = state.get(WEIGHTS_SEQ_NO, 0)
-            # Another number, not only a greater one: older weights may be restored.
+            number = state.get(names.WEIGHTS_SEQ_NO, 0)
+            # Weights of a smaller number are taken, too: older ones may be restored.
             if number == 0 or number != self._weights_seq_no:
-                self.module.set_state(
-                    ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
-                )
+                weights = state[COMPONENT_RL_MODULE]
+                weights = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
+                self.module.set_state(weights)
                 self._weights_seq_no = number
-        if self._rival is not None and OPPONENT in state:
-            if state[OPPONENT_NUMBER] != self._rival_number:
-                self._rival.set_state(state[OPPONENT])
-            self._rival_number = state[OPPONENT_NUMBER]
-        if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
-            self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
-        # The draws of one runner, not of all: a state that goes to several has no generator.
+        if self._opponent is not None and OPPONENT in state:
+            if state[OPPONENT_NUMBER] != self._opponent_number:
+                self._opponent.set_state(state[OPPONENT])
+            self._opponent_number = state[OPPONENT_NUMBER]
+        if names.NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
+            self.num_env_steps_sampled_lifetime = state[names.NUM_ENV_STEPS_SAMPLED_LIFETIME]
+        # Only the local runner restores its generator: others must not all draw the same numbers.
         if "generator" in state and self.worker_index == 0:
             self._generator.set_state(torch.from_numpy(np.array(state["generator"])))
 
     def _progress(self) -> StateDict:
         """The state without the weights."""
         return {
-            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime,
+            names.NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime,
             "generator": self._generator.get_state().numpy(),
         }
 
@@ -206,21 +191,25 @@ class PopulationRunner:
         self._random_actions = random_actions
         evaluating = self.config.in_evaluation
         try:
-            with self.metrics.log_time(SAMPLE_TIMER):
+            with self.metrics.log_time(names.SAMPLE_TIMER):
                 fragments = self._play_fragments(num_timesteps, num_episodes, force_reset)
         except PopulationError as error:
             if not (evaluating and self.worker_index):
                 raise
-            # Raised here it would only restart this actor: `MFQ.evaluate` asks for it and raises
-            # it. Until then, all that was wanted counts as done, or RLlib would want it again.
+            # An error that is raised in an actor would only restart the actor, so `MFQ.evaluate`
+            # asks for the error and raises it. Until then RLlib must not ask for the same
+            # episodes again: they are reported as done.
             self.error = error
-            self.metrics.log_value(NUM_EPISODES, num_episodes or 0, reduce="sum")
+            self.metrics.log_value(names.NUM_EPISODES, num_episodes or 0, reduce="sum")
             nothing = Fragment({}, math.ceil(num_timesteps or 0), {}, [])
             return [FragmentBatch(nothing, self._weights_seq_no)]
         for fragment in fragments.values():
             if evaluating and not self._opponents:
-                self._log_figures(episode_figures(e, self.modules) for e in fragment.episodes)
-            self._log_counters(fragment)
+                figures = (episode_figures(e, self.modules) for e in fragment.episodes)
+                log_figures(self.metrics, figures)
+            self.num_env_steps_sampled_lifetime += fragment.env_steps
+            log_counters(self.metrics, fragment, self.modules)
+            self.metrics.log_value(names.WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="max")
         return [FragmentBatch(f, self._weights_seq_no, mine) for mine, f in fragments.items()]
 
     def _play_fragments(
@@ -236,11 +225,10 @@ class PopulationRunner:
         for number, (mine, sampler) in enumerate(self._samplers.items()):
             if num_episodes is None:
                 fragment = sampler.sample(num_steps=steps, fresh=force_reset, keep=keep)
-            else:
-                share = len(range(number, num_episodes, len(self._samplers)))
-                if not share:
-                    continue
+            elif share := len(range(number, num_episodes, len(self._samplers))):
                 fragment = sampler.sample(num_episodes=share, keep=keep)
+            else:
+                continue
             if mine is not None:  # nobody learns from what the opponent does
                 module_id = self.modules[mine]
                 fragment.columns = {module_id: fragment.columns[module_id]}
@@ -249,76 +237,49 @@ class PopulationRunner:
         return fragments
 
     def _context(self, index: int) -> EnvContext:
-        return EnvContext(
-            self.config.env_config,
-            worker_index=self.worker_index,
-            vector_index=index,
-            num_workers=self.num_workers,
-        )
+        env_config, workers = self.config.env_config, self.num_workers
+        return EnvContext(env_config, self.worker_index, index, num_workers=workers)
 
     def _make_population(self, index: int, first: int = 0) -> Population:
         return as_population(self._env_creator(self._context(first + index)))
 
     def _players(self, mine: str | None = None) -> dict[str, Player]:
-        """Every group played by its module, or all but `mine` by the opponent's."""
+        """Every group played by its module, or all groups but `mine` by the opponent's."""
         players = {}
         for group, module_id in self.modules.items():
-            theirs = mine is not None and group != mine
-            modules = self._rival if theirs and self._rival is not None else self.module
-            act = functools.partial(self._act, modules, module_id)
-            module = modules[module_id].unwrapped()
+            theirs = self._opponent if mine not in (None, group) else None
+            module = (self.module if theirs is None else theirs)[module_id].unwrapped()
+            act = functools.partial(self._act, module)
             players[group] = Player(
-                f"{OPPONENT}/{module_id}" if theirs else module_id,
+                module_id if theirs is None else f"{OPPONENT}/{module_id}",
                 act,
                 module.neighborhood,
                 module.mean_action_iterations,
-                None if module.shared_exploration is None else act,
+                None if module.shared_exploration is None or self.config.in_evaluation else act,
             )
         return players
 
     def _act(
-        self,
-        modules: MultiRLModule,
-        module_id: str,
-        obs: Array,
-        mean_actions: Array,
-        action_mask: Array | None,
-        crowd: Array | None = None,
+        self, module: MFQTorchRLModule, obs: Array, means: Array, mask: Array | None, *crowd: Array
     ) -> Array:
-        module = modules[module_id].unwrapped()
         if self._random_actions:
-            mask = (
-                np.ones((len(obs), module.action_space.n), bool)
-                if action_mask is None
-                else action_mask
-            )
-            return random_actions(mask, self._generator)
-        chosen: Array = module.act(
-            obs,
-            mean_actions,
-            action_mask,
-            explore=self._explore,
-            generator=self._generator,
-            crowd=None if self.config.in_evaluation else crowd,
+            return random_actions(len(obs), int(module.action_space.n), mask, self._generator)
+        return module.act(
+            obs, means, mask, *crowd, explore=self._explore, generator=self._generator
         )
-        return chosen
 
     def _play_matches(self, num_matches: int) -> Fragment:
-        """Plays every opponent on both sides; equally often if `num_matches` is even."""
+        """Plays `num_matches` matches against every opponent; see `play_both_sides`."""
         assert self._sampler is not None
         played = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
         for name, opponent in self._opponents.items():
-            for side, mine in enumerate(self.groups):
-                # An odd number favours one side; the next evaluation favours the other.
-                share = (num_matches + (side + self._matches_played) % 2) // 2
-                if not share:
-                    continue
-                rivals = opponent.players(self._generator)
-                self._sampler.assign(rivals | {mine: self._players()[mine]})
-                part = self._sampler.sample(num_episodes=share, keep=False)
+            theirs = opponent.players(self._generator)
+            for mine, part in play_both_sides(
+                self._sampler, self._players(), theirs, num_matches, self._matches_played
+            ):
                 for episode in part.episodes:
                     episode.custom_data["mine"] = mine
-                self._log_figures(match_figures(e, mine, name) for e in part.episodes)
+                log_figures(self.metrics, (match_figures(e, mine, name) for e in part.episodes))
                 played.env_steps += part.env_steps
                 played.episodes += part.episodes
                 played.failures += part.failures
@@ -327,30 +288,6 @@ class PopulationRunner:
         self._matches_played += num_matches
         self._sampler.assign(self._players())
         return played
-
-    def _log_figures(self, figures: Iterable[Mapping[tuple[str, ...], float]]) -> None:
-        for episode in figures:
-            for key, value in episode.items():
-                self.metrics.log_value(key, value, reduce=_reduction(key[0]), window=10_000)
-
-    def _log_counters(self, fragment: Fragment) -> None:
-        log = self.metrics.log_value
-        steps = fragment.env_steps
-        self.num_env_steps_sampled_lifetime += steps
-        log(NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")
-        log(NUM_ENV_STEPS_SAMPLED_LIFETIME, steps, reduce="lifetime_sum", with_throughput=True)
-        per_module = dict.fromkeys(self.modules.values(), 0)
-        for group, rows in fragment.agent_steps.items():
-            per_module[self.modules[group]] += rows
-            log((NUM_AGENT_STEPS_SAMPLED, group), rows, reduce="sum")
-            log((NUM_AGENT_STEPS_SAMPLED_LIFETIME, group), rows, reduce="lifetime_sum")
-        for module_id, rows in per_module.items():
-            log((NUM_MODULE_STEPS_SAMPLED, module_id), rows, reduce="sum")
-            log((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module_id), rows, reduce="lifetime_sum")
-        log(NUM_EPISODES, len(fragment.episodes), reduce="sum")
-        log(NUM_EPISODES_LIFETIME, len(fragment.episodes), reduce="lifetime_sum")
-        log(NUM_ENV_STEP_FAILURES_LIFETIME, fragment.failures, reduce="lifetime_sum")
-        log(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="max")
 
     def _on_event(self, mine: str | None, first: int, event: str, episode: Episode) -> None:
         if mine is not None:
@@ -371,7 +308,3 @@ class PopulationRunner:
             callbacks_functions=getattr(self.config, f"callbacks_{name}"),
             kwargs={"env_runner": self, "metrics_logger": self.metrics, **kwargs},
         )
-
-
-def _reduction(name: str) -> str:
-    return "min" if name.endswith("_min") else "max" if name.endswith("_max") else "mean"

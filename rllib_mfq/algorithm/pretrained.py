@@ -1,9 +1,7 @@
 """Pretrained agents: networks that come with the package, as safetensors with a JSON header.
 
-Loading one reads numbers and JSON; unlike a checkpoint's pickles it runs no code.
+Loading one reads numbers and JSON; unlike a checkpoint's pickles, these run no code.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
-from rllib_mfq.mean_field.neighborhood import did_you_mean
+from rllib_mfq.mean_field.legal import did_you_mean
 
 PREFIX = "pretrained:"
 FOLDER = Path(__file__).parents[1] / "pretrained"
@@ -30,31 +28,21 @@ def names() -> list[str]:
 
 
 def header(spec: str) -> dict[str, Any]:
-    """What a pretrained agent is.
-
-    Args:
-        spec: `pretrained:NAME`.
+    """What the pretrained agent `pretrained:NAME` is.
 
     Returns:
         `env` and `env_config` it was trained in, `observation` (shape, low, high), `actions`,
         `model_config`, and `origin`, how it was made.
 
     Raises:
-        ValueError: there is none of that name, with the nearest one.
+        ValueError: no agent has that name; the sentence has the nearest one.
     """
-    name = spec.removeprefix(PREFIX)
-    if name not in names():
-        raise ValueError(
-            f"there is no agent {spec!r}{did_you_mean(name, names())}; there are "
-            f"{', '.join(PREFIX + other for other in names())}."
-        )
-    with safe_open(_file(name), "pt") as file:
-        found: dict[str, Any] = json.loads(file.metadata()[HEADER])
-    return found
+    with _open(spec) as file:
+        return json.loads(file.metadata()[HEADER])
 
 
 def load_pretrained(spec: str) -> MFQTorchRLModule:
-    """The network of a pretrained agent; see `header` for the argument and the error."""
+    """The network of a pretrained agent; see `header`."""
     about = header(spec)
     seen = about["observation"]
     module = MFQTorchRLModule(
@@ -63,7 +51,7 @@ def load_pretrained(spec: str) -> MFQTorchRLModule:
         model_config=about["model_config"],
         inference_only=True,
     )
-    with safe_open(_file(spec.removeprefix(PREFIX)), "pt") as file:
+    with _open(spec) as file:
         module.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
     return module.eval()
 
@@ -77,7 +65,7 @@ def save_pretrained(
         module_folder: folder of the module in the checkpoint.
         file: to write, `NAME.safetensors`.
         settings: `env` and `env_config`.
-        origin: how it was trained and what it reached, as JSON.
+        origin: how the network was trained and what it reached, as JSON.
 
     Raises:
         ValueError: the bounds of its observations are not the same everywhere.
@@ -87,14 +75,10 @@ def save_pretrained(
     space = module.observation_space
     if np.ptp(space.low) or np.ptp(space.high):
         raise ValueError(f"observations are {space}; their bounds must be the same everywhere.")
+    low, high = float(space.low.flat[0]), float(space.high.flat[0])
     about = {
-        "env": settings["env"],
-        "env_config": settings["env_config"],
-        "observation": {
-            "shape": space.shape,
-            "low": float(space.low.flat[0]),
-            "high": float(space.high.flat[0]),
-        },
+        **{key: settings[key] for key in ("env", "env_config")},
+        "observation": {"shape": space.shape, "low": low, "high": high},
         "actions": int(module.action_space.n),
         "model_config": {k: v for k, v in dict(module.model_config).items() if v is not None},
         "origin": dict(origin),
@@ -103,5 +87,10 @@ def save_pretrained(
     save_file(state, file, {HEADER: json.dumps(about)})
 
 
-def _file(name: str) -> str:
-    return str(FOLDER / f"{name}.safetensors")
+def _open(spec: str) -> Any:
+    name = spec.removeprefix(PREFIX)
+    if name not in names():
+        legal = ", ".join(PREFIX + other for other in names())
+        hint = did_you_mean(name, names())
+        raise ValueError(f"there is no agent {spec!r}{hint}; there are {legal}.")
+    return safe_open(str(FOLDER / f"{name}.safetensors"), "pt")

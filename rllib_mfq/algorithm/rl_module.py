@@ -1,7 +1,5 @@
 """The RLModule: RLlib's encoder, the mean field Q network, and what is needed to act with it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +18,9 @@ from ray.rllib.utils.typing import StateDict
 from ray.util.debug import log_once
 from torch import Tensor, nn
 
-from rllib_mfq.mean_field.neighborhood import Neighborhood, did_you_mean
+from rllib_mfq.algorithm.settings import TO_PLAY, to_play
+from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.mean_field.network import MeanFieldQNetwork
 from rllib_mfq.mean_field.objective import greedy_actions, sample_actions
 from rllib_mfq.mean_field.table import QTable
@@ -32,18 +32,6 @@ ACTION_MASK = "action_mask"
 
 log_once("RLModule(config=[RLModuleConfig object])")  # what RLlib's own constructor warns of
 
-ACTING: dict[str, Any] = {
-    "neighborhood": "group",
-    "mean_action_iterations": 1,
-    "mean_action_input": "previous",
-    "mean_action_dim": None,
-    "dueling": False,
-    "table_levels": None,
-    "shared_exploration": None,
-    "temperature": 1.0,
-}
-"""What a module knows besides RLlib's model config, so that a checkpoint of it can play."""
-
 
 class _CatalogEncoder(nn.Module):
     """RLlib's encoder, from a tensor of observations to a tensor of features."""
@@ -53,62 +41,56 @@ class _CatalogEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, obs: Tensor) -> Tensor:
-        features: Tensor = self.encoder({Columns.OBS: obs})[ENCODER_OUT]
-        return features
+        return self.encoder({Columns.OBS: obs})[ENCODER_OUT]
 
 
 class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     """Q(s, ., m) of one group, or of all groups that share it.
 
-    The `model_config` is RLlib's own (`fcnet_hiddens`, `conv_filters`, ...); the entries of
-    `ACTING` stand beside it. The temperature is a buffer, so it travels with the weights to
-    env runners and into checkpoints.
+    The `model_config` is RLlib's own (`fcnet_hiddens`, `conv_filters`, ...) with the entries of
+    `TO_PLAY` added. The temperature is a buffer, so that env runners and checkpoints get it with
+    the weights.
     """
 
     @override(TorchRLModule)
     def setup(self) -> None:
         config = check_model_config(self.model_config)
-        acting = ACTING | {key: config[key] for key in ACTING if key in config}
+        known = to_play({}) | {key: config[key] for key in TO_PLAY if key in config}
         space = self.observation_space
         num_actions = int(self.action_space.n)
-        self.neighborhood = Neighborhood.parse(acting["neighborhood"])
-        self.mean_action_iterations = int(acting["mean_action_iterations"])
-        self.mean_action_input = acting["mean_action_input"]
-        self.mean_action_dim = acting["mean_action_dim"] or num_actions
+        self.neighborhood = Neighborhood.parse(known["neighborhood"])
+        self.mean_action_iterations = int(known["mean_action_iterations"])
+        columns = {"previous": MEAN_ACTIONS, "current": NEXT_MEAN_ACTIONS}
+        self._learned_at = columns[known["mean_action_input"]]
+        self.mean_action_dim = known["mean_action_dim"] or num_actions
         self.q_net: MeanFieldQNetwork | QTable
-        if acting["table_levels"]:
+        if known["table_levels"]:
             first, last = int(space.low[0]), int(space.high[0])
-            self.q_net = QTable(
-                first, last - first + 1, acting["table_levels"], self.mean_action_dim, num_actions
-            )
+            shape = (last - first + 1, known["table_levels"], self.mean_action_dim, num_actions)
+            self.q_net = QTable(first, *shape)
         else:
             if not config.get("conv_filters") and len(space.shape) == 3:
                 config["conv_filters"] = default_conv_filters(space.shape)
             catalog = Catalog(space, self.action_space, config)
-            self.q_net = MeanFieldQNetwork(
-                _CatalogEncoder(catalog.build_encoder(framework="torch")),
-                catalog.latent_dims[0],
-                self.mean_action_dim,
-                num_actions,
-                acting["dueling"],
-            )
-        self.register_buffer("temperature", torch.tensor(float(acting["temperature"])))
-        strength = acting["shared_exploration"]
-        together = None if strength is None else torch.tensor(float(strength))
-        self.register_buffer("shared_exploration", together)
+            encoder = _CatalogEncoder(catalog.build_encoder(framework="torch"))
+            sizes = (catalog.latent_dims[0], self.mean_action_dim, num_actions)
+            self.q_net = MeanFieldQNetwork(encoder, *sizes, known["dueling"])
+        self.register_buffer("temperature", torch.tensor(float(known["temperature"])))
+        shared = known["shared_exploration"]
+        strength = None if shared is None else torch.tensor(float(shared))
+        self.register_buffer("shared_exploration", strength)
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raises a ValueError if a state is of another network than this module's."""
-        mine, theirs = (
-            {n: tuple(np.shape(x)) for n, x in tensors.items() if not n.startswith("_target")}
-            for tensors in (self.state_dict(), state)
-        )
+        mine = {name: tuple(np.shape(tensor)) for name, tensor in self.state_dict().items()}
+        theirs = {name: tuple(np.shape(tensor)) for name, tensor in state.items()}
         for name in sorted({*mine, *theirs}):
-            if mine.get(name) != theirs.get(name):
+            here, there = mine.get(name, "none"), theirs.get(name, "none")
+            if here != there and not name.startswith("_target"):
                 raise ValueError(
-                    f"the state is of another network: {name} has shape "
-                    f"{theirs.get(name, 'none')} there and {mine.get(name, 'none')} here; use the "
-                    "same environment, model_config, dueling, table_levels and neighborhood."
+                    f"the state is of another network: {name} has shape {there} there and {here} "
+                    "here; use the same environment, model_config, dueling, table_levels and "
+                    "neighborhood."
                 )
 
     @override(TorchRLModule)
@@ -116,26 +98,27 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         self.check_state(state)  # RLlib loads what fits and leaves the rest
         super().set_state(state)
 
-    def q(self, batch: Mapping[str, Any]) -> Tensor:
-        """Action values.
+    def q(self, batch: Mapping[str, Any], network: nn.Module | None = None) -> Tensor:
+        """Action values, `[B, A]`.
 
         Args:
             batch: `obs` `[B, *obs]`; `mean_actions` `[B, mean_action_dim]`, zero if missing.
-
-        Returns:
-            `[B, A]`.
+            network: whose values; `q_net` by default.
         """
-        return self._values(self.q_net, batch)
+        obs, mean_actions = torch.as_tensor(batch[Columns.OBS]), batch.get(MEAN_ACTIONS)
+        if mean_actions is None:
+            mean_actions = torch.zeros(len(obs), self.mean_action_dim, device=obs.device)
+        return (network or self.q_net)(obs, torch.as_tensor(mean_actions))
 
     def act(
         self,
         obs: Array,
         mean_actions: Array,
         action_mask: Array | None,
+        crowd: Array | None = None,
         *,
         explore: bool,
         generator: torch.Generator | None = None,
-        crowd: Array | None = None,
     ) -> Array:
         """Chooses actions for many agents: numpy in, numpy out, no gradient.
 
@@ -143,28 +126,24 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             obs: `[n, *obs]`.
             mean_actions: `[n, mean_action_dim]` float32.
             action_mask: `[n, A]` bool, or None if all actions are legal.
-            explore: draw from the Boltzmann policy; greedy otherwise.
-            generator: source of the draws.
             crowd: `[n]` integers; agents of the same number share their exploration, if the
                 module has any: one preference for each action, drawn anew at every call.
+            explore: draw from the Boltzmann policy; greedy otherwise.
+            generator: source of the draws.
 
         Returns:
             `[n]` int64.
         """
         with torch.inference_mode():
             device = self.temperature.device
-            q = self.q_net(
-                torch.from_numpy(obs).to(device), torch.from_numpy(mean_actions).to(device)
-            )
             mask = None if action_mask is None else torch.from_numpy(action_mask).to(device)
-            if explore and crowd is not None and self.shared_exploration is not None:
+            seen = [torch.from_numpy(array).to(device) for array in (obs, mean_actions)]
+            q = self.q_net(*seen)
+            if not explore:
+                return greedy_actions(q, mask).cpu().numpy()
+            if crowd is not None and self.shared_exploration is not None:
                 q = q + self.temperature * self._preferences(crowd, generator)
-            if explore:
-                actions = sample_actions(q, self.temperature, mask, generator)
-            else:
-                actions = greedy_actions(q, mask)
-            chosen: Array = actions.cpu().numpy()
-            return chosen
+            return sample_actions(q, self.temperature, mask, generator).cpu().numpy()
 
     @override(TorchRLModule)
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -179,13 +158,15 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Q at the mean action that `mean_action_input` names."""
-        return {"q": self.q({Columns.OBS: batch[Columns.OBS], MEAN_ACTIONS: self._input(batch)})}
+        at = batch[self._learned_at]
+        return {"q": self.q({Columns.OBS: batch[Columns.OBS], MEAN_ACTIONS: at})}
 
     def loss_weights(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """What `mfq_loss` weighs the rows of a batch by: None, the mean, but for a table."""
+        """The rows' weights in `mfq_loss`, `[B]`, of a table; None, for the mean, of a network."""
         if not isinstance(self.q_net, QTable):
             return None
-        return self.q_net.weights(batch[Columns.OBS], self._input(batch), batch[Columns.ACTIONS])
+        at = batch[self._learned_at]
+        return self.q_net.weights(batch[Columns.OBS], at, batch[Columns.ACTIONS])
 
     @override(TargetNetworkAPI)
     def make_target_networks(self) -> None:
@@ -197,7 +178,7 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
 
     @override(TargetNetworkAPI)
     def forward_target(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {"q": self._values(self._target_q_net, batch)}
+        return {"q": self.q(batch, self._target_q_net)}
 
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
@@ -210,36 +191,19 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         drawn = torch.randn(shape, generator=generator).to(self.temperature.device)
         return self.shared_exploration * drawn[of.to(drawn.device)]
 
-    def _input(self, batch: Mapping[str, Any]) -> Any:
-        """`[B, mean_action_dim]`: the mean action at which Q is learned."""
-        previous = self.mean_action_input == "previous"
-        return batch[MEAN_ACTIONS if previous else NEXT_MEAN_ACTIONS]
-
-    def _values(self, network: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        obs = torch.as_tensor(batch[Columns.OBS])
-        mean_actions = batch.get(MEAN_ACTIONS)
-        if mean_actions is None:
-            mean_actions = torch.zeros(len(obs), self.mean_action_dim, device=obs.device)
-        values: Tensor = network(obs, torch.as_tensor(mean_actions))
-        return values
-
 
 def check_model_config(model_config: Any) -> dict[str, Any]:
-    """A copy of a model config as a dict.
-
-    Raises:
-        ValueError: an unknown key, or one that has no meaning here.
-    """
+    """A copy of a model config as a dict; raises a ValueError if a key has no effect here."""
     if isinstance(model_config, DefaultModelConfig):
         model_config = dataclasses.asdict(model_config)
     if not isinstance(model_config, Mapping):
         raise ValueError(f"model_config is {model_config!r}; it must be a dict.")
-    legal = {field.name for field in dataclasses.fields(DefaultModelConfig)} | set(ACTING)
+    legal = {field.name for field in dataclasses.fields(DefaultModelConfig)} | {*TO_PLAY}
     default = DefaultModelConfig()
     for key, value in model_config.items():
         if key not in legal:
             raise ValueError(f"model_config has no key {key!r}{did_you_mean(str(key), legal)}.")
-        encoder = key in ACTING or key.startswith(("fcnet_", "conv_"))
+        encoder = key in TO_PLAY or key.startswith(("fcnet_", "conv_"))
         if not encoder and value != getattr(default, key):
             raise ValueError(
                 f"model_config has {key!r}, which has no effect on MFQ; it learns from single "
@@ -249,13 +213,9 @@ def check_model_config(model_config: Any) -> dict[str, Any]:
 
 
 def default_conv_filters(shape: tuple[int, ...]) -> list[list[Any]]:
-    """Two small convolutions where they fit, one where they do not.
+    """RLlib's `conv_filters` for observations `[height, width, channels]`: two if they fit.
 
-    Args:
-        shape: `[height, width, channels]` of the observations.
-
-    Returns:
-        RLlib's `conv_filters`. Without padding they run twice as fast as with it.
+    They have no padding, which would double the time they take.
     """
     if min(shape[:2]) >= 7:
         return [[16, 3, 2, "valid"], [32, 3, 2, "valid"]]

@@ -1,15 +1,15 @@
-"""Output files: checked before the work that fills them, and replaced whole."""
-
-from __future__ import annotations
+"""Output files: checked before the work begins, and replaced only by complete ones."""
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
-    """Raises a ValueError unless a file of one of the suffixes, or of any, can be written."""
+    """Raises a ValueError unless the file can be written and has one of the suffixes, if any."""
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"{path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
     if path.is_dir():
@@ -25,13 +25,19 @@ def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once everything is written."""
+    """A path to write to; its file takes the place of `path` once everything is written."""
     part = _beside(path)
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes plain data; a file that exists is replaced only by the complete one."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _beside(path: Path) -> Path:

@@ -1,6 +1,4 @@
-"""Provenance: what a figure depends on besides its command."""
-
-from __future__ import annotations
+"""Provenance: what figures depend on besides the command that measured them."""
 
 import datetime
 import importlib.metadata
@@ -13,11 +11,11 @@ PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("ray", "torch", "numpy", "magent2", "pettingzoo", "gymnasium")
 
 
-def environment() -> dict[str, Any]:
-    """Date, commit, processor, and versions of what is installed.
+def provenance() -> dict[str, Any]:
+    """Date, commit, processor, and versions of installed packages.
 
-    `commit` ends in `+changes` if the package differs from it, and is None where the package
-    does not lie in a git checkout that knows it, such as when it was installed from a wheel.
+    `commit` ends in `+changes` if the package differs from the commit. It is None where no git
+    checkout tracks the package, such as when the package was installed from a wheel.
     """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
@@ -34,7 +32,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    # A folder of installed packages may lie in a checkout, too, but that one does not track it.
+    # Installed packages may lie in a folder of a checkout that does not track them.
     if not _git("ls-files", "--", "__init__.py"):
         return None
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".")

@@ -1,7 +1,5 @@
 """Pictures of a match."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_context import EnvContext
 
-from rllib_mfq.algorithm.opponents import RANDOM, load_opponent, saved_settings
+from rllib_mfq.algorithm.checkpoint import saved_settings
+from rllib_mfq.algorithm.environment import make_creator
+from rllib_mfq.algorithm.match import play_episodes
+from rllib_mfq.algorithm.opponents import RANDOM, load_opponent
 from rllib_mfq.arena.output import check_output, replacing
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
 from rllib_mfq.population.population import Array
-from rllib_mfq.population.sampler import Sampler
 
 WRITERS = {".gif": "PIL", ".mp4": "imageio_ffmpeg"}
 
@@ -29,38 +28,33 @@ def film_match(
     seed: int = 0,
     explore: bool = False,
 ) -> tuple[list[Array], Episode]:
-    """Plays one match and takes a picture before every step.
+    """Plays one match and takes a picture at the start and after every step.
 
-    Args:
-        checkpoint: path of an algorithm's checkpoint, which plays the first group, in the
-            environment that it was trained in.
-        opponent: plays the other groups, as `load_opponent` takes it; random by default.
-        env_config: overrides of the environment's own, such as another `map_size`.
-        seed: of the environment and of draws.
-        explore: whether checkpoints draw from their Boltzmann policies; greedy otherwise.
+    `checkpoint` plays the first group of the environment that it was trained in, and `opponent`,
+    as `load_opponent` takes it, the others; random by default. `env_config` holds the arguments
+    that differ from its training, such as another `map_size`.
 
     Returns:
         The pictures, `[h, w, 3]` uint8 each, and the match.
 
     Raises:
-        ValueError: there is no such checkpoint, it cannot play this environment, or that has
-            no pictures, or no other group although there is an opponent.
+        ValueError: there is no such checkpoint, it cannot play this environment, the
+            environment has no pictures, or an opponent is given and there is only one group.
     """
     settings = saved_settings(checkpoint)
     if not settings:
         raise ValueError(f"{checkpoint!r} is not the folder of an algorithm's checkpoint.")
-    _, make = Algorithm._get_env_id_and_creator(settings["env"], settings)
     arguments = {**settings["env_config"], **(env_config or {}), "render_mode": "rgb_array"}
-    population = as_population(make(EnvContext(arguments, worker_index=0)))
+    create = make_creator(settings["env"])
+    population = as_population(create(EnvContext(arguments, worker_index=0)))
     generator = torch.Generator().manual_seed(seed)
     groups = population.groups
     mine, *others = groups
     if opponent and not others:
         raise ValueError(f"opponent is {opponent!r}, but {mine!r} is the environment's only group.")
     players = load_opponent("opponent", opponent or RANDOM, groups, explore).players(generator)
-    players |= {
-        mine: load_opponent("checkpoint", checkpoint, groups, explore).players(generator)[mine]
-    }
+    own = load_opponent("checkpoint", checkpoint, groups, explore).players(generator)
+    players[mine] = own[mine]
     pictures: list[Array] = []
 
     def photograph(event: str, episode: Episode) -> None:
@@ -70,12 +64,8 @@ def film_match(
                 raise ValueError(f"{settings['env']} has no pictures: its render() returns None.")
             pictures.append(picture)
 
-    sampler = Sampler(lambda index: population, 1, players, seed, on_event=photograph)
-    try:
-        episode = sampler.sample(num_episodes=1, keep=False).episodes[0]
-    finally:
-        sampler.close()
-    return pictures, episode
+    (match,) = play_episodes(lambda _: population, players, 1, seed=seed, on_event=photograph)
+    return pictures, match
 
 
 def check_animation(path: Path) -> None:
@@ -90,11 +80,10 @@ def write_animation(pictures: list[Array], path: Path, frames_per_second: float 
     """Writes pictures as an animation; the suffix, one of `WRITERS`, decides on the format."""
     import imageio.v3 as imageio
 
-    last = [pictures[-1]] * int(1.5 * frames_per_second)  # so that a loop shows how it ended
+    last = [pictures[-1]] * int(1.5 * frames_per_second)  # a loop stops at how the match ended
     with replacing(path) as part:
         if path.suffix == ".gif":
-            duration = 1000 / frames_per_second
-            imageio.imwrite(part, pictures + last, duration=duration, loop=0)
+            imageio.imwrite(part, pictures + last, duration=1000 / frames_per_second, loop=0)
         else:
             height, width, _ = pictures[0].shape
             margins = ((0, height % 2), (0, width % 2), (0, 0))  # the codec halves the colours

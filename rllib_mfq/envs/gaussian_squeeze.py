@@ -6,8 +6,6 @@ Symbols: agent j of a group of N plays a_j in {0, .., A - 1}; x = sum of a_j ove
 of the group receive G(x) = x exp(-(x - mu)^2 / sigma^2).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_mfq.envs.parallel import PopulationParallelEnv
+from rllib_mfq.mean_field.legal import check_integer, is_number
 from rllib_mfq.population.population import Array, Group, Population, Rows, Step
 
 
@@ -46,39 +45,30 @@ class GaussianSqueezePopulation(Population):
         sigma: float | Sequence[float] = 200.0,
         max_cycles: int = 10,
     ) -> None:
-        least = {"num_agents": (num_agents, 1), "num_actions": (num_actions, 2)}
-        for name, (value, low) in (least | {"max_cycles": (max_cycles, 1)}).items():
-            if not isinstance(value, int) or value < low:
-                raise ValueError(
-                    f"gaussian_squeeze: {name} is {value!r}; it must be an integer of at least "
-                    f"{low}."
-                )
+        check_integer("gaussian_squeeze: num_agents", num_agents, 1)
+        check_integer("gaussian_squeeze: num_actions", num_actions, 2)
+        check_integer("gaussian_squeeze: max_cycles", max_cycles, 1)
         centres = list(mu) if isinstance(mu, Sequence) else [mu]
         widths = list(sigma) if isinstance(sigma, Sequence) else [sigma] * len(centres)
         for name, values in (("mu", centres), ("sigma", widths)):
-            if not values or not all(_positive(value) for value in values):
-                raise ValueError(
-                    f"gaussian_squeeze: {name} is {values}; it must be a positive number or a "
-                    "list of such."
-                )
+            if not values or not all(is_number(value, 0) and value for value in values):
+                must = "it must be a positive number or a list of such"
+                raise ValueError(f"gaussian_squeeze: {name} is {values}; {must}.")
         if len(centres) != len(widths):
-            raise ValueError(
-                f"gaussian_squeeze: mu has {len(centres)} values and sigma {len(widths)}; give "
-                "as many of each, or one sigma for all."
-            )
+            found = f"mu has {len(centres)} values and sigma {len(widths)}"
+            raise ValueError(f"gaussian_squeeze: {found}; give equally many, or one sigma for all.")
         names = ["squeeze"] if len(centres) == 1 else [f"squeeze{i}" for i in range(len(centres))]
         self.num_agents, self.max_cycles = num_agents, max_cycles
         self.squeezes = dict(zip(names, zip(centres, widths, strict=True), strict=True))
         space = Group(gym.spaces.Box(0.0, 0.0, (1,), np.float32), gym.spaces.Discrete(num_actions))
         self.groups = dict.fromkeys(names, space)
         self._ids = np.arange(num_agents, dtype=np.int32)
-        self._steps = 0
-        self._total: dict[str, float] = dict.fromkeys(names, 0.0)
+        self.reset()
 
     def reset(self, *, seed: int | None = None) -> dict[str, Rows]:
         """Starts an episode; nothing is random."""
         self._steps = 0
-        self._total = dict.fromkeys(self.groups, 0.0)
+        self._total = dict.fromkeys(self.groups, 0.0)  # x of the last step
         return {group: Rows(self._ids) for group in self.groups}
 
     def step(self, actions: Mapping[str, Array]) -> dict[str, Step]:
@@ -119,8 +109,3 @@ def optimum(mu: float, sigma: float) -> tuple[float, float]:
     """
     total = (mu + math.sqrt(mu**2 + 2 * sigma**2)) / 2
     return total, squeeze(total, mu, sigma)
-
-
-def _positive(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 < value < math.inf  # type: ignore[operator]

@@ -7,8 +7,6 @@ sites around site j.  T is the temperature of the Boltzmann policy, in units of 
 half the temperature of physics' textbooks, whose energy counts every bond once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_mfq.envs.parallel import PopulationParallelEnv
+from rllib_mfq.mean_field.legal import check_integer
 from rllib_mfq.population.player import Act
 from rllib_mfq.population.population import Array, Group, Population, Rows, Step
 
@@ -26,22 +25,20 @@ CURIE_TEMPERATURE = 1.0 / np.log(1.0 + np.sqrt(2.0))
 TRUE_Q = np.array([[2.0, 1.0, 0.0, -1.0, -2.0], [-2.0, -1.0, 0.0, 1.0, 2.0]])
 """`[action, k]`: the reward of an action whose k neighbours of four are up, 1/2 s sum s_k."""
 
-STARTS = ("up", "random")
-
 
 class IsingPopulation(Population):
     """An L x L torus of spins.
 
     At every step a random subset of the sites may choose anew; the mask leaves the others the
-    spin they have. If all chose at once, each half of the chessboard would only answer the
-    other half, and a perfectly ordered staggered state would count as disorder. In the first
-    step nobody may choose: it shows the start to the neighbours. Agents observe nothing, or
-    with `observe_site` their own site, so that a table can have entries of their own; nobody
-    dies, and an episode is truncated.
+    spin that they have. If all chose at once, the two halves of the chessboard would only answer
+    each other, and a perfectly ordered staggered state would count as disorder. In the first step
+    nobody may choose, so that the neighbours see the start. Agents observe nothing, or with
+    `observe_site` their own site, which gives them table entries of their own. Nobody dies; an
+    episode is truncated.
 
-    `result()` gives the figures of the episode's second half: `order_parameter`, the mean of
-    |N_up - N_down| / L^2, and `energy`, the mean of -1/2 sum over bonds s s' per site, in units
-    of reward (of two equal neighbours each is paid 1/2).
+    `result()` gives means over the episode's second half: `order_parameter`, |N_up - N_down| / L^2,
+    and `energy`, -1/2 sum over bonds s s' per site, in units of reward (of two equal neighbours
+    each is paid 1/2).
 
     Args:
         size: L, at least 3.
@@ -68,44 +65,35 @@ class IsingPopulation(Population):
         seed: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        for name, value, least in (("size", size, 3), ("max_cycles", max_cycles, 1)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"ising: {name} is {value!r}; it must be an integer of at least {least}."
-                )
+        check_integer("ising: size", size, 3)
+        check_integer("ising: max_cycles", max_cycles, 1)
         if not 0 < update_share <= 1:
-            raise ValueError(
-                f"ising: update_share is {update_share!r}; it must be above 0 and at most 1."
-            )
-        if start not in STARTS:
-            raise ValueError(f"ising: start is {start!r}; legal are {', '.join(STARTS)}.")
+            must = "it must be above 0 and at most 1"
+            raise ValueError(f"ising: update_share is {update_share!r}; {must}.")
+        if start not in ("up", "random"):
+            raise ValueError(f"ising: start is {start!r}; legal are up, random.")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"ising: render_mode is {render_mode!r}; legal is 'rgb_array'.")
         self.size, self.max_cycles, self.update_share = size, max_cycles, update_share
         self.start, self.observe_site, self.render_mode = start, observe_site, render_mode
-        sites = size * size
-        highest = float(sites - 1) if observe_site else 0.0
-        self.groups = {
-            GROUP: Group(gym.spaces.Box(0.0, highest, (1,), np.float32), gym.spaces.Discrete(2))
-        }
-        self._ids = np.arange(sites, dtype=np.int32)
+        self._ids = np.arange(size * size, dtype=np.int32)
+        highest = float(self._ids[-1]) if observe_site else 0.0
+        box = gym.spaces.Box(0.0, highest, (1,), np.float32)
+        self.groups = {GROUP: Group(box, gym.spaces.Discrete(2))}
         self._edges = _torus(size)
         self._rng = np.random.default_rng(seed)
         self._spins = np.ones((size, size), np.int8)
-        self._free = np.zeros(sites, bool)
-        self._steps = 0
         self._figures: list[tuple[float, float]] = []
 
     def reset(self, *, seed: int | None = None) -> dict[str, Rows]:
         """Starts an episode; a seed restarts the random numbers."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
-        shape = (self.size, self.size)
-        self._spins = np.ones(shape, np.int8)
+        self._spins = np.ones((self.size, self.size), np.int8)
         if self.start == "random":
-            self._spins = (2 * self._rng.integers(2, size=shape) - 1).astype(np.int8)
-        self._free = np.zeros(self.size * self.size, bool)
-        self._steps, self._figures = 0, [self._measure()]
+            self._spins = (2 * self._rng.integers(2, size=self._spins.shape) - 1).astype(np.int8)
+        self._free = np.zeros(len(self._ids), bool)
+        self._figures = [self._measure()]
         return {GROUP: self._rows()}
 
     def step(self, actions: Mapping[str, Array]) -> dict[str, Step]:
@@ -113,10 +101,9 @@ class IsingPopulation(Population):
         chosen = (2 * actions[GROUP] - 1).reshape(self._spins.shape).astype(np.int8)
         self._spins = np.where(self._free.reshape(self._spins.shape), chosen, self._spins)
         rewards = 0.5 * self._spins * self.field()
-        self._steps += 1
         self._figures.append(self._measure())
-        self._free = self._rng.random(len(self._free)) < self.update_share
-        n, over = len(self._free), self._steps >= self.max_cycles
+        n, over = len(self._ids), len(self._figures) > self.max_cycles
+        self._free = self._rng.random(n) < self.update_share
         ended, cut = np.zeros(n, bool), np.full(n, over)
         return {GROUP: Step(rewards.ravel().astype(np.float32), ended, cut, self._rows())}
 
@@ -144,8 +131,8 @@ class IsingPopulation(Population):
 
     def _measure(self) -> tuple[float, float]:
         """Order parameter and energy of the spins as they are."""
-        spins = self._spins
-        return abs(float(spins.mean())), -0.25 * float((spins * self.field()).mean())
+        energy = -0.25 * float((self._spins * self.field()).mean())
+        return abs(float(self._spins.mean())), energy
 
     def _rows(self) -> Rows:
         mask = np.repeat(self._free[:, None], 2, axis=1)
@@ -163,11 +150,8 @@ def exact_magnetization(temperature: Array) -> Array:
 
         (1 - sinh(1 / T)^-4)^(1/8) below the Curie temperature, 0 above
 
-    Args:
-        temperature: T in units of reward, any shape.
-
-    Returns:
-        The same shape, in `[0, 1]`.
+    `temperature` is T in units of reward, of any shape. The result has the same shape and is in
+    `[0, 1]`.
     """
     temperature = np.asarray(temperature, float)
     with np.errstate(over="ignore"):
@@ -180,21 +164,17 @@ def heat_bath(temperature: float, seed: int | None = None) -> Act:
 
         P(up) = 1 / (1 + exp(-sum over k in N(j) of s_k / T))
 
-    Args:
-        temperature: T in units of reward.
-        seed: of the draws.
-
-    Returns:
-        A player's `act` for any Ising population whose neighbourhood is `graph`.
+    `temperature` is T in units of reward; `seed` is that of the draws. The result is a player's
+    `act` for any Ising population, with the neighbourhood `graph`.
     """
     rng = np.random.default_rng(seed)
 
     def act(obs: Array, mean_actions: Array, action_mask: Array | None) -> Array:
         field = 4.0 * (mean_actions[:, 1] - mean_actions[:, 0])  # zero before there is a mean
         up: Array = rng.random(len(field)) < 1.0 / (1.0 + np.exp(-field / temperature))
-        if action_mask is None:
-            return up.astype(np.int64)
-        return np.where(action_mask.all(axis=1), up, action_mask[:, 1]).astype(np.int64)
+        if action_mask is not None:
+            up = np.where(action_mask.all(axis=1), up, action_mask[:, 1])
+        return up.astype(np.int64)
 
     return act
 

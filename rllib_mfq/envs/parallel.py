@@ -1,24 +1,23 @@
 """A Population as a PettingZoo ParallelEnv, for libraries that step a dict of agents."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from rllib_mfq.population.population import Array, Population, Rows, Step
+from rllib_mfq.population.population import Array, Population, Rows, close, group_of
 
 
-class PopulationParallelEnv(ParallelEnv[str, Array, int]):
+class PopulationParallelEnv(ParallelEnv[str, Array, int]):  # type: ignore[misc]
     """Plays a population through dicts: the agent `red_12` is number 12 of the group `red`.
 
     Action masks stand in `infos[agent]["action_mask"]`, positions in `infos[agent]["position"]`.
-    This package takes such an environment apart again and plays the population itself.
+    `as_population` returns the population again, so that this package plays it directly.
 
     Args:
-        population: whose agents at a reset are all there will be.
+        population: what is played; nobody enters it after a reset.
         name: of the environment.
     """
 
@@ -33,43 +32,36 @@ class PopulationParallelEnv(ParallelEnv[str, Array, int]):
 
     def observation_space(self, agent: str) -> gym.spaces.Box:
         """The same object for all agents of a group."""
-        return self.population.groups[agent.rpartition("_")[0]].observation_space
+        return self.population.groups[group_of(agent)].observation_space
 
     def action_space(self, agent: str) -> gym.spaces.Discrete[Any]:
         """The same object for all agents of a group."""
-        return self.population.groups[agent.rpartition("_")[0]].action_space
+        return self.population.groups[group_of(agent)].action_space
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Array], dict[str, dict[str, Any]]]:
         """Starts an episode; there are no options."""
         rows = self.population.reset(seed=seed)
-        observations: dict[str, Array] = {}
-        infos: dict[str, dict[str, Any]] = {}
-        for group, here in rows.items():
-            self._acting[group] = _names(group, here)
-            self._see(group, here, observations, infos)
+        self._acting = {group: _names(group, here) for group, here in rows.items()}
+        observations, infos = self._see(rows)
         self.agents = list(observations)
         return observations, infos
 
     def step(self, actions: dict[str, int]) -> tuple[dict[str, Any], ...]:
         """Plays one action per living agent."""
-        played = {
-            group: np.array([actions[agent] for agent in agents], np.int32)
-            for group, agents in self._acting.items()
-        }
-        observations: dict[str, Array] = {}
+        acted = dict(self._acting)
+        played = {g: np.array([actions[a] for a in names], np.int32) for g, names in acted.items()}
+        steps = self.population.step(played)
+        observations, infos = self._see({group: step.rows for group, step in steps.items()})
         rewards: dict[str, float] = {}
         terminations: dict[str, bool] = {}
         truncations: dict[str, bool] = {}
-        infos: dict[str, dict[str, Any]] = {}
-        for group, step in self.population.step(played).items():
-            agents = self._acting[group]
-            rewards.update(zip(agents, np.asarray(step.rewards, float).tolist(), strict=True))
-            terminations.update(zip(agents, step.terminated.tolist(), strict=True))
-            truncations.update(zip(agents, step.truncated.tolist(), strict=True))
-            self._see(group, step.rows, observations, infos)
-            self._acting[group] = _going_on(group, step)
+        for group, step in steps.items():
+            rewards |= zip(acted[group], np.asarray(step.rewards, float).tolist(), strict=True)
+            terminations |= zip(acted[group], step.terminated.tolist(), strict=True)
+            truncations |= zip(acted[group], step.truncated.tolist(), strict=True)
+            self._acting[group] = [a for a in _names(group, step.rows) if not truncations.get(a)]
         for agent in terminations:  # PettingZoo wants something of the dead, too
             space = self.observation_space(agent)
             observations.setdefault(agent, np.zeros(space.shape, space.dtype))
@@ -79,39 +71,32 @@ class PopulationParallelEnv(ParallelEnv[str, Array, int]):
 
     def render(self) -> Array | None:
         """`[h, w, 3]` uint8, where the population can be rendered so."""
-        picture: Array | None = None
-        if self.render_mode is not None:
-            picture = self.population.render()  # type: ignore[attr-defined]
+        if self.render_mode is None:
+            return None
+        picture: Array = self.population.render()  # type: ignore[attr-defined]
         return picture
 
     def close(self) -> None:
         """Closes the population."""
-        getattr(self.population, "close", lambda: None)()
+        close(self.population)
 
     def _see(
-        self,
-        group: str,
-        rows: Rows,
-        observations: dict[str, Array],
-        infos: dict[str, dict[str, Any]],
-    ) -> None:
-        space = self.population.groups[group].observation_space
-        out = np.empty((len(rows.ids), *space.shape), space.dtype)
-        self.population.observe(group, out)
-        columns = {"action_mask": rows.action_mask, "position": rows.positions}
-        given = {name: column for name, column in columns.items() if column is not None}
-        for row, agent in enumerate(_names(group, rows)):
-            observations[agent] = out[row]
-            infos[agent] = {name: column[row] for name, column in given.items()}
+        self, rows_of: Mapping[str, Rows]
+    ) -> tuple[dict[str, Array], dict[str, dict[str, Any]]]:
+        """The observations and infos of all agents, by name."""
+        observations: dict[str, Array] = {}
+        infos: dict[str, dict[str, Any]] = {}
+        for group, rows in rows_of.items():
+            space = self.population.groups[group].observation_space
+            out = np.empty((len(rows.ids), *space.shape), space.dtype)
+            self.population.observe(group, out)
+            columns = {"action_mask": rows.action_mask, "position": rows.positions}
+            given = {name: column for name, column in columns.items() if column is not None}
+            for row, agent in enumerate(_names(group, rows)):
+                observations[agent] = out[row]
+                infos[agent] = {name: column[row] for name, column in given.items()}
+        return observations, infos
 
 
 def _names(group: str, rows: Rows) -> list[str]:
     return [f"{group}_{number}" for number in rows.ids.tolist()]
-
-
-def _going_on(group: str, step: Step) -> list[str]:
-    """The agents that act next: those that observe and were not cut off."""
-    goes_on = np.ones(len(step.rows.ids), bool)
-    survivors = step.truncated[~step.terminated]
-    goes_on[: len(survivors)] = ~survivors
-    return _names(group, step.rows.select(goes_on))

@@ -1,22 +1,23 @@
 """Neighbourhoods: which living agents an agent's mean action averages over.
 
-An agent is never its own neighbour, and the dead are nobody's neighbours.  Mean actions are
-computed for all rows of a group at once, over many populations (copies of an environment), in
-O(rows) for `group`, `none` and `all` and O(rows log rows + pairs) for the spatial ones; no
-rows x rows matrix is ever built.
+An agent is never its own neighbour, and the dead are nobody's neighbours.  Mean actions of a group
+are computed at once for all rows of many populations (copies of an environment): in O(rows) for
+`group`, `none` and `all`, in O(rows log rows + pairs) for the spatial ones.
 
 Axes: n rows of one group, P populations, A actions.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
+
+from rllib_mfq.mean_field.legal import did_you_mean, is_number
 
 Array = np.ndarray[Any, Any]
 
@@ -50,10 +51,9 @@ class Neighborhood:
     Attributes:
         kind: `group`: all other living agents of one's own group. `none`: nobody, which makes
             MFQ independent Q-learning. `all`: `group`, and beside it the mean of every other
-            group (multi-type mean field). `radius`: those of one's own group within `size`
-            (Euclidean). `nearest`: the `size` closest of one's own group, equally distant ones
-            in no particular (but repeatable) order. `graph`: the neighbours the environment
-            names.
+            group (multi-type mean field). `radius`: those of `group` within `size` (Euclidean).
+            `nearest`: the `size` closest of `group`; among equally distant ones the choice is
+            arbitrary, but always the same. `graph`: those that the environment names.
         size: the radius or the number of neighbours; None for the other kinds.
     """
 
@@ -62,10 +62,7 @@ class Neighborhood:
 
     @classmethod
     def parse(cls, spec: object) -> Neighborhood:
-        """Reads the config key `neighborhood`.
-
-        Args:
-            spec: one of the names, or `{radius: r}` or `{nearest: k}`.
+        """Reads the config key `neighborhood`: one of `NAMES`, `{radius: r}` or `{nearest: k}`.
 
         Raises:
             ValueError: for anything else; the message names what would be legal.
@@ -76,9 +73,7 @@ class Neighborhood:
             return cls(spec)
         if isinstance(spec, Mapping) and len(spec) == 1 and next(iter(spec)) in SIZED:
             kind, size = next(iter(spec.items()))
-            number = isinstance(size, int | float) and not isinstance(size, bool)
-            positive = number and 0 < size < np.inf  # false for NaN
-            if not positive or (kind == "nearest" and size != int(size)):
+            if not is_number(size, 0) or not size or (kind == "nearest" and size != int(size)):
                 raise ValueError(f"neighborhood {{{kind}: {size!r}}}: it must be {SIZED[kind]}.")
             return cls(kind, float(size))
         raise ValueError(
@@ -102,7 +97,7 @@ class Neighborhood:
 
         Args:
             own: the group whose mean actions are wanted.
-            others: the other groups in the environment's order; read by `all` only.
+            others: the other groups in the environment's order; only `all` reads them.
 
         Returns:
             `[n, A]` float32 (`all`: own A first, then the other groups' side by side). A block
@@ -113,27 +108,23 @@ class Neighborhood:
         """
         if self.needs and getattr(own, self.needs) is None:
             raise ValueError(
-                f"neighborhood {self.kind!r} needs an environment that gives {self.needs}; "
-                f"this one does not, so use 'group', 'none' or 'all'."
+                f"neighborhood {self.kind!r} needs an environment that gives {self.needs}; this "
+                "one does not, so use 'group', 'none' or 'all'."
             )
         if self.kind == "none":
             return np.zeros((len(own.actions), own.num_actions), np.float32)
-        if self.kind == "group":
-            return _mean_of_group(own)
-        if self.kind == "all":
-            blocks = [_mean_of_group(own)]
-            blocks += [_mean_of_other_group(own.population, other) for other in others]
-            return np.concatenate(blocks, axis=1)
-        return _mean_over_pairs(own, self._pairs(own))
+        if self.needs:
+            return _mean_over_pairs(own, self._pairs(own))
+        groups = [own, *others] if self.kind == "all" else [own]
+        return np.concatenate([_mean_of_group(own, group) for group in groups], axis=1)
 
     def _pairs(self, own: GroupActions) -> Array:
         """`[p, 2]` rows (agent, neighbour), over all populations."""
         if self.kind == "graph":
             return np.asarray(own.edges)
         starts = np.flatnonzero(np.diff(own.population, prepend=-1))
-        ends = np.append(starts, len(own.population))[1:]  # none at all for an extinct group
         pairs = [np.zeros((0, 2), np.int64)]
-        for start, end in zip(starts, ends, strict=True):  # one tree per population
+        for start, end in itertools.pairwise([*starts, len(own.population)]):
             assert own.positions is not None and self.size is not None
             tree = cKDTree(own.positions[start:end])
             if self.kind == "radius":
@@ -144,45 +135,32 @@ class Neighborhood:
         return np.concatenate(pairs)
 
 
-def did_you_mean(word: str, legal: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the legal word that is nearest, or nothing."""
-    near = difflib.get_close_matches(word, list(legal), n=1)
-    return f" (did you mean {near[0]!r}?)" if near and near[0] != word else ""
+def _mean_of_group(own: GroupActions, group: GroupActions) -> Array:
+    """`[n, A of group]`: the mean over a group for every row of `own`, which leaves itself out.
 
-
-def _counts(group: GroupActions, num_populations: int) -> Array:
-    """`[P, A]` float32: how many of the group's agents play each action in each population."""
+    (sum over the group - own action) / (living - 1): what a mask would give, in O(rows).
+    """
+    last = max(own.population.max(initial=-1), group.population.max(initial=-1))
     cells = group.population * group.num_actions + group.actions
-    counts = np.bincount(cells, minlength=num_populations * group.num_actions)
-    return counts.reshape(-1, group.num_actions).astype(np.float32)
-
-
-def _mean_of_group(own: GroupActions) -> Array:
-    """(sum over the group - own action) / (living - 1): what a mask would give, in O(rows)."""
-    if not len(own.actions):
-        return np.zeros((0, own.num_actions), np.float32)
-    counts = _counts(own, int(own.population[-1]) + 1)
+    flat = np.bincount(cells, minlength=(last + 1) * group.num_actions).astype(np.float32)
+    counts: Array = flat.reshape(-1, group.num_actions)  # [P, A]
+    living: Array = counts.sum(1)
     mean = counts[own.population]
-    mean[np.arange(len(mean)), own.actions] -= 1.0
-    mean /= np.maximum(counts.sum(1) - 1.0, 1.0)[own.population, None]
+    if group is own:
+        mean[np.arange(len(mean)), own.actions] -= 1.0
+        living -= 1.0
+    mean /= np.maximum(living, 1.0)[own.population, None]
     return mean
 
 
-def _mean_of_other_group(population: Array, other: GroupActions) -> Array:
-    """`[n, A of other]`: the same mean for every row of a population."""
-    last = max((int(p[-1]) for p in (population, other.population) if len(p)), default=-1)
-    counts = _counts(other, last + 1)
-    counts /= np.maximum(counts.sum(1, keepdims=True), 1.0)
-    return counts[population]
-
-
 def _nearest_pairs(tree: cKDTree, k: int) -> Array:
-    n = tree.n
-    ranks = np.arange(1, min(k + 1, n) + 1)
+    """`[p, 2]` rows (agent, neighbour) of one population, whose positions stand in `tree`."""
+    ranks = np.arange(1, min(k + 1, tree.n) + 1)
     found = np.asarray(tree.query(tree.data, k=ranks)[1])  # [n, <= k + 1]
-    agent = np.arange(n)[:, None]
-    # An agent finds itself; where others share its very place it may come late or not at all,
-    # and then the last one found is dropped instead, so that k neighbours are left.
+    agent = np.arange(tree.n)[:, None]
+    # The k + 1 agents that are found include the agent itself, which is removed. Where others
+    # stand on the same cell the agent may be missing among them; then the last one is removed,
+    # so that k neighbours are left.
     mask = found != agent
     mask[:, -1] &= ~mask.all(axis=1)
     return np.stack([np.broadcast_to(agent, found.shape)[mask], found[mask]], axis=1)
@@ -193,4 +171,4 @@ def _mean_over_pairs(own: GroupActions, pairs: Array) -> Array:
     cells = pairs[:, 0] * num_actions + np.asarray(own.actions)[pairs[:, 1]]
     sums = np.bincount(cells.astype(np.int64), minlength=n * num_actions).reshape(n, num_actions)
     mean: Array = sums / np.maximum(sums.sum(1, keepdims=True), 1)
-    return mean.astype(np.float32, copy=False)
+    return mean.astype(np.float32)

@@ -1,7 +1,5 @@
 """The Q network of mean field Q-learning: Q(s, ., m) for all actions at once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -42,17 +40,12 @@ class MeanFieldQNetwork(nn.Module):
         self.value = nn.Linear(64, 1) if dueling else None
 
     def forward(self, obs: Tensor, mean_actions: Tensor) -> Tensor:
-        """Action values.
+        """Action values, `[B, A]` float32.
 
-        Args:
-            obs: `[B, ...]`, any number type.
-            mean_actions: `[B, mean_action_dim]` float.
-
-        Returns:
-            `[B, A]` float32.
+        Observations are `[B, ...]` of any number type, mean actions `[B, mean_action_dim]` float.
         """
-        features = self.encoder(obs.float())
-        joint = self.joint(torch.cat([features, self.mean_action_embedding(mean_actions)], -1))
+        parts = [self.encoder(obs.float()), self.mean_action_embedding(mean_actions)]
+        joint = self.joint(torch.cat(parts, -1))
         advantage: Tensor = self.advantage(joint)
         if self.value is None:
             return advantage
@@ -65,10 +58,7 @@ def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
 
         target <- tau * online + (1 - tau) * target
 
-    Args:
-        target: the network that moves.
-        online: a network of the same shape.
-        tau: in `(0, 1]`; 1 copies.
+    The two have the same shape; tau is in `(0, 1]`, and 1 copies. Buffers are always copied.
     """
     with torch.no_grad():
         for old, new in zip(target.parameters(), online.parameters(), strict=True):

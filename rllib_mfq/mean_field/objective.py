@@ -4,17 +4,18 @@ Symbols (Yang et al., 2018): an agent sees s, plays a, and its neighbours' one-h
 average to the mean action m.  Q(s, a, m) is learned; everything else here is derived from it.
 
 Axes: B rows, A actions.  `[...]` stands for any leading axes.
-Units: `temperature` and rewards share the unit of Q; `gamma` and m are dimensionless.
+Units: the temperature T > 0 and rewards share the unit of Q; `gamma` and m are dimensionless.
+Masks: `[..., A]` bool, true on legal actions, at least one per row; None where all are legal.
 """
 
-from __future__ import annotations
-
 import itertools
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-TARGETS = ("mean_field", "double_q", "max")
+Target = Literal["mean_field", "double_q", "max"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 def _masked(q: Tensor, mask: Tensor | None) -> Tensor:
@@ -22,15 +23,10 @@ def _masked(q: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def boltzmann(q: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> Tensor:
-    """Turns action values into the "Boltzmann policy", softmax(Q / T).
+    """Turns action values `[..., A]` into the "Boltzmann policy", softmax(Q / T).
 
-    The paper prints exp(-beta Q); with rewards to be maximised that would prefer the worst
-    action, so the sign is positive here (as in every published implementation).
-
-    Args:
-        q: `[..., A]` action values.
-        temperature: T > 0. The paper's beta is 1 / T.
-        mask: `[..., A]` bool, true where the action is legal; at least one per row.
+    The paper prints exp(-beta Q), beta = 1 / T. With rewards to be maximised that would prefer
+    the worst action, so the sign is positive here (as in every published implementation).
 
     Returns:
         `[..., A]` probabilities; exactly zero on illegal actions.
@@ -41,7 +37,8 @@ def boltzmann(q: Tensor, temperature: float | Tensor, mask: Tensor | None = None
     if not temperature > 0:
         raise ValueError(f"temperature is {float(temperature)}; it must be positive.")
     legal = _masked(q, mask)
-    # Less the best one first, for Q / T may overflow, and NaN would choose illegal actions.
+    # The best value is subtracted first: Q / T of a large Q overflows to infinity, softmax makes
+    # NaN of it, and NaN would let an illegal action be chosen.
     return ((legal - legal.amax(-1, keepdim=True)) / temperature).softmax(-1)
 
 
@@ -51,27 +48,22 @@ def sample_actions(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draws one action per row from the Boltzmann policy, all rows at once.
+    """Draws one action per row of `[..., A]` values from the Boltzmann policy, all rows at once.
 
-    The first action whose cumulative probability exceeds a uniform number: one number per
-    row, where a number per action would cost as much as the network's dense layers.
-
-    Args:
-        q: `[..., A]` action values.
-        temperature: T > 0.
-        mask: `[..., A]` bool, true where the action is legal.
-        generator: source of the draws.
+    A uniform number is drawn for each row, and the first action is taken whose cumulative
+    probability exceeds this number. Drawing a number for each action instead (Gumbel noise)
+    costs as much as the network's dense layers.
 
     Returns:
         `[...]` int64 actions, always legal ones.
     """
     cumulative = boltzmann(q, temperature, mask).cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(q.shape[:-1], generator=generator, device=q.device).double()
-    # A float32 below 1, times the sum, stays below the sum: in float64 nothing is rounded up,
-    # so the last action with any probability is the last that can be drawn.
-    return torch.searchsorted(cumulative, (uniform * cumulative[..., -1])[..., None], right=True)[
-        ..., 0
-    ]
+    # Float64 keeps every action legal: a float32 number below 1 times the sum of a row is below
+    # this sum, because float64 does not round the product up. So the search never goes beyond
+    # the last action that has any probability.
+    drawn = (uniform * cumulative[..., -1])[..., None]
+    return torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
 
 
 def greedy_actions(q: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -84,16 +76,11 @@ def mean_field_value(q: Tensor, temperature: float | Tensor, mask: Tensor | None
 
         v(s) = sum over a of pi(a | s, m) * Q(s, a, m)
 
-    The expectation over m is taken at the one mean action q was evaluated at.
-
-    Args:
-        q: `[..., A]` target network's values.
-        temperature: T > 0, the one the agents act with.
-        mask: `[..., A]` bool, true where the action is legal.
+    The expectation over m is taken at the one mean action that q, `[..., A]` values of the target
+    network, was evaluated at. `temperature` is the one that the agents act with.
 
     Returns:
-        `[...]`, between the legal mean and the legal maximum of q: tends to the maximum as
-        T -> 0 and to the mean as T -> infinity.
+        `[...]`: tends to the legal maximum of q as T -> 0, and to its legal mean as T -> infinity.
     """
     return (boltzmann(q, temperature, mask) * q).sum(-1)
 
@@ -105,18 +92,15 @@ def next_value(
     q_online: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Values the next state by the chosen `target`.
+    """Values `[...]` of the next state, by the chosen `target`.
 
     Args:
         target: `mean_field`, the paper's value; `double_q`, the target network's value of the
             online network's best action; `max`, the target network's best value.
         q_target: `[..., A]` target network at (s', m').
-        temperature: T > 0; read by `mean_field`.
+        temperature: read by `mean_field`.
         q_online: `[..., A]` online network at (s', m'); read by `double_q`.
-        mask: `[..., A]` bool, legal actions at s'.
-
-    Returns:
-        `[...]` values.
+        mask: of the actions at s'.
 
     Raises:
         ValueError: an unknown `target`, or `double_q` without `q_online`.
@@ -125,12 +109,11 @@ def next_value(
         return mean_field_value(q_target, temperature, mask)
     if target == "max":
         return _masked(q_target, mask).amax(-1)
-    if target == "double_q":
-        if q_online is None:
-            raise ValueError("target 'double_q' needs q_online, the online network's values.")
-        best = greedy_actions(q_online, mask)
-        return q_target.gather(-1, best[..., None]).squeeze(-1)
-    raise ValueError(f"target is {target!r}; legal are {', '.join(TARGETS)}.")
+    if target != "double_q":
+        raise ValueError(f"target is {target!r}; legal are {', '.join(TARGETS)}.")
+    if q_online is None:
+        raise ValueError("target 'double_q' needs q_online, the online network's values.")
+    return q_target.gather(-1, greedy_actions(q_online, mask)[..., None]).squeeze(-1)
 
 
 def mfq_loss(
@@ -140,13 +123,12 @@ def mfq_loss(
     terminated: Tensor,
     value_next: Tensor,
     gamma: float | Tensor,
-    valid: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared one-step error of Q(s, a, m) (the loss of "Algorithm 1").
 
         y = r + gamma * (1 - terminated) * v(s')       no gradient flows into y
-        L = mean over valid rows of (y - Q(s, a, m))^2
+        L = mean over rows of (y - Q(s, a, m))^2
 
     Args:
         q: `[B, A]` online values at (s, m).
@@ -155,36 +137,31 @@ def mfq_loss(
         terminated: `[B]` bool. A truncated episode is not terminated: it bootstraps.
         value_next: `[B]`, `next_value` at (s', m'); ignored where terminated.
         gamma: discount in `[0, 1]`, one or `[B]`.
-        valid: `[B]` bool, false on padding. All true if omitted.
         weights: `[B]` float; if given, L is the sum of weights times squared errors (the
             tabular form needs it, see `QTable.weights`).
 
     Returns:
-        loss: `[]`; zero if no row is valid.
-        td_error: `[B]`, y - Q, detached; zero on padding.
+        L, `[]`, and the errors y - Q, `[B]`, detached.
 
     Raises:
         ValueError: shapes that would broadcast instead of matching row by row.
     """
-    rows = actions.shape
-    if q.shape[:-1] != rows:  # gather would read the first rows and ignore the others
-        raise ValueError(f"q has shape {tuple(q.shape)}, expected {(*rows, q.shape[-1])}.")
-    parts = {"rewards": rewards, "terminated": terminated, "value_next": value_next}
-    optional = {"valid": valid, "weights": weights}
-    parts |= {name: part for name, part in optional.items() if part is not None}
+    rows = tuple(actions.shape)
+    parts = {"q": q, "rewards": rewards, "terminated": terminated, "value_next": value_next}
+    if weights is not None:
+        parts["weights"] = weights
     for name, part in parts.items():
-        if part.shape != rows:  # [B] against [B, 1] would become [B, B] unnoticed
-            raise ValueError(f"{name} has shape {tuple(part.shape)}, expected {tuple(rows)}.")
+        # `gather` would ignore the further rows of a longer q; [B] against [B, 1] would become
+        # [B, B] unnoticed.
+        expected = (*rows, q.shape[-1]) if name == "q" else rows
+        if part.shape != expected:
+            raise ValueError(f"{name} has shape {tuple(part.shape)}, expected {expected}.")
     taken = q.gather(-1, actions.long()[..., None]).squeeze(-1)  # [B]
     future = torch.where(terminated, torch.zeros_like(value_next), value_next)
     td_error = (rewards + gamma * future).detach() - taken
-    if valid is not None:
-        td_error = torch.where(valid, td_error, torch.zeros_like(td_error))
-    if weights is not None:
-        return (weights * td_error.square()).sum(), td_error.detach()
-    if valid is None:
-        return td_error.square().mean(), td_error.detach()
-    return td_error.square().sum() / valid.sum().clamp(min=1), td_error.detach()
+    squared = td_error.square()
+    loss = squared.mean() if weights is None else (weights * squared).sum()
+    return loss, td_error.detach()
 
 
 def n_step_return(
@@ -194,13 +171,9 @@ def n_step_return(
 
         R = sum over i < k of gamma^i r_i,        discount = gamma^k
 
-    Args:
-        rewards: `[B]` of one step each, or `[B, n]`, zero behind the last of k steps.
-        num_steps: `[B]` integers, k; None for one step each.
-        gamma: discount of one step, in `[0, 1]`.
-
-    Returns:
-        `[B]` each; for one step each, the rewards and gamma as they are.
+    `rewards` are `[B, n]`, zero behind the last of k steps, and `num_steps` `[B]` integers k; both
+    results are `[B]`. Where `num_steps` is None, each row is one step: the rewards `[B]` and gamma,
+    the discount of one step in `[0, 1]`, are returned as they are.
     """
     if num_steps is None:
         return rewards, gamma
@@ -209,15 +182,10 @@ def n_step_return(
 
 
 def schedule_value(schedule: float | list[list[float]], agent_steps: float) -> float:
-    """Reads a number or a piecewise linear schedule at a point.
+    """Reads a schedule where `agent_steps` rows have been sampled.
 
-    Args:
-        schedule: a number, or `[[agent_steps, value], ...]` with increasing steps; before the
-            first point and after the last one the value is constant.
-        agent_steps: rows sampled so far.
-
-    Returns:
-        The value there.
+    The schedule is a number, or piecewise linear: `[[agent_steps, value], ...]` with increasing
+    steps. Before the first point and after the last one the value is constant.
     """
     if isinstance(schedule, int | float):
         return float(schedule)

@@ -1,7 +1,5 @@
 """The tabular form of mean field Q-learning: one entry per state, mean action and action."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +16,8 @@ class QTable(nn.Module):
 
     Args:
         first_state: number of the first state.
-        num_states: how many there are; one for agents that share what they learn and observe
-            nothing, one per agent where each observes its own number.
+        num_states: one for agents that share what they learn and observe nothing, one per agent
+            where each observes its own number.
         levels: steps from 0 to 1 of each component of a mean action.
         mean_action_dim: length of a mean action.
         num_actions: A.
@@ -29,42 +27,32 @@ class QTable(nn.Module):
     """
 
     def __init__(
-        self,
-        first_state: int,
-        num_states: int,
-        levels: int,
-        mean_action_dim: int,
-        num_actions: int,
+        self, first_state: int, num_states: int, levels: int, mean_action_dim: int, num_actions: int
     ) -> None:
         super().__init__()
         cells = (levels + 1) ** mean_action_dim
-        if num_states * cells * num_actions > LARGEST:
+        entries = num_states * cells * num_actions
+        if entries > LARGEST:
             raise ValueError(
-                f"table_levels is {levels}, which makes {num_states * cells * num_actions:,} "
-                f"entries of {mean_action_dim} mean action components; legal are at most "
-                f"{LARGEST:,} entries."
+                f"table_levels is {levels}, which makes {entries:,} entries of {mean_action_dim} "
+                f"mean action components; legal are at most {LARGEST:,} entries."
             )
         self.first_state, self.levels = first_state, levels
         self.entries = nn.Parameter(torch.zeros(num_states, cells, num_actions))
+        self.radix: Tensor
         radix = (levels + 1) ** torch.arange(mean_action_dim)
         self.register_buffer("radix", radix, persistent=False)
-        self.radix: Tensor
 
     def forward(self, obs: Tensor, mean_actions: Tensor) -> Tensor:
-        """Action values.
-
-        Args:
-            obs: `[B, 1]`, any number type, the state's number.
-            mean_actions: `[B, mean_action_dim]` float.
-
-        Returns:
-            `[B, A]` float32.
-        """
-        states, cells = self.cells(obs, mean_actions)
-        return self.entries[states, cells]
+        """Action values, `[B, A]` float32; for the arguments see `cells`."""
+        return self.entries[self.cells(obs, mean_actions)]
 
     def cells(self, obs: Tensor, mean_actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Where rows stand in the table: states `[B]` and mean actions `[B]`, int64."""
+        """Where rows stand in the table: states `[B]` and mean actions `[B]`, int64.
+
+        `obs`, `[B, 1]` of any number type, are the numbers of the states; `mean_actions` are
+        `[B, mean_action_dim]` float.
+        """
         digits = (mean_actions * self.levels).round().long()
         return obs[:, 0].long() - self.first_state, (digits * self.radix).sum(-1)
 
@@ -73,12 +61,8 @@ class QTable(nn.Module):
 
             Q(s, a, m) <- Q(s, a, m) + lr * mean over its rows of (y - Q(s, a, m))
 
-        which for one row is (1 - lr) Q + lr y, the paper's iteration with alpha = lr.
-
-        Args:
-            obs: `[B, 1]`.
-            mean_actions: `[B, mean_action_dim]`.
-            actions: `[B]` integers.
+        which for one row is (1 - lr) Q + lr y, the paper's iteration with alpha = lr. `actions`
+        are `[B]` integers; for the other arguments see `cells`.
 
         Returns:
             `[B]`: a half over the number of rows of the same entry.

@@ -1,15 +1,12 @@
 """Environments of PettingZoo, RLlib and Gymnasium as populations.
 
-Their interfaces hand over one value per agent in dicts, so this is the one place with Python
-loops over agents: a few short passes per step. An environment that has its agents in arrays is
-better written as a `Population`.
+They hand over one value per agent in dicts, so only this file has Python loops over agents. An
+environment that has its agents in arrays is better written as a `Population`.
 """
-
-from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -19,10 +16,17 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 
 from rllib_mfq.population.magent2 import MAgent2Population
-from rllib_mfq.population.population import Array, Group, Population, PopulationError, Rows, Step
+from rllib_mfq.population.population import (
+    GYM_GROUP,
+    Array,
+    Group,
+    Population,
+    PopulationError,
+    Rows,
+    Step,
+    group_of,
+)
 
-GYM_GROUP = "agent"  # of a Gymnasium environment's one agent, and of ids that are no strings
-LEGAL = "a Population, a PettingZoo ParallelEnv, an RLlib MultiAgentEnv and a gymnasium.Env"
 MASK = "action_mask"
 
 
@@ -30,11 +34,11 @@ def as_population(env: Any) -> Population:
     """Makes a population of an environment.
 
     Args:
-        env: a `Population`, returned as it is; an environment made of one, its attribute
-            `population`; a PettingZoo `ParallelEnv` (MAgent2's are played by their native
-            calls, also in wrappers that leave `reset` and `step` alone), also inside RLlib's
-            `ParallelPettingZooEnv`; an RLlib `MultiAgentEnv`; or a `gymnasium.Env`, whose one
-            agent is of the group `GYM_GROUP`.
+        env: a `Population`, or an environment with one as its attribute `population`: the
+            population is returned as it is. A PettingZoo `ParallelEnv`, also inside RLlib's
+            `ParallelPettingZooEnv`; those of MAgent2 are played by their native calls, also
+            inside wrappers that change neither `reset` nor `step`. An RLlib `MultiAgentEnv`. Or a
+            `gymnasium.Env`, whose one agent is of the group `GYM_GROUP`.
 
     Raises:
         TypeError: `env` is none of these, or its agents take turns (a PettingZoo AECEnv).
@@ -46,36 +50,38 @@ def as_population(env: Any) -> Population:
     if isinstance(inside, Population):
         return inside
     env = getattr(env, "par_env", env)
-    core = env
-    while isinstance(core, BaseParallelWrapper) and _is_transparent(type(core)):
+    core, plain = env, BaseParallelWrapper
+    inherited = (plain.reset, plain.step)
+    while isinstance(core, plain) and (type(core).reset, type(core).step) == inherited:
         core = core.env
     if isinstance(core, magent_parallel_env):
         return MAgent2Population(core)
     if isinstance(env, ParallelEnv):
         return AgentDictPopulation(env)
-    name = type(env).__name__
+    kind = type(env).__name__
     if isinstance(env, AECEnv) or isinstance(getattr(env, "env", None), AECEnv):
-        raise TypeError(f"env is a {name}, whose agents take turns (AEC); legal are {LEGAL}.")
-    if hasattr(env, "possible_agents") or hasattr(env, "get_observation_space"):
+        kind += ", whose agents take turns (AEC)"
+    elif hasattr(env, "possible_agents") or hasattr(env, "get_observation_space"):
         return AgentDictPopulation(env)
-    if isinstance(env, gym.Env):
+    elif isinstance(env, gym.Env):
         return AgentDictPopulation(_OneAgent(env))
-    raise TypeError(f"env is a {name}; legal are {LEGAL}.")
+    raise TypeError(
+        f"env is a {kind}; legal are a Population, a PettingZoo ParallelEnv, an RLlib "
+        "MultiAgentEnv and a gymnasium.Env."
+    )
 
 
 class AgentDictPopulation(Population):
-    """An environment that steps a dict of agents.
+    """An environment that steps a dict of agents: a ParallelEnv or a MultiAgentEnv.
 
-    Groups: the agent `red_12` is of the group `red` (what stands before the last `_`, if a
-    number follows, else the whole id); ids that are no strings are of `GYM_GROUP`. Agents of
-    one group have equal spaces.
+    Groups: see `group_of`. Agents of one group have equal spaces.
 
     Spaces: actions are Discrete; where they do not start at 0 they are shifted. A Box stays
     what it is, but float64 becomes float32; other observations are flattened, to float32.
 
-    Masks: a Dict observation's `action_mask` is the mask, and what is left the observation.
-    Else `infos[agent]["action_mask"]` is, if `reset` gives it for some agent; an agent without
-    may do everything.
+    Masks: the part `action_mask` of a Dict observation, whose other parts are the observation.
+    Else `infos[agent]["action_mask"]`, if `reset` gives it for some agent; to an agent without
+    one, every action is legal.
 
     Positions: what the environment's method `positions()` returns, `{agent: coordinates}`, or
     else `infos[agent]["position"]`, if `reset` gives one for every agent.
@@ -83,9 +89,6 @@ class AgentDictPopulation(Population):
     Lives: every living agent observes at every step; agents may enter and end at any time, and
     `__all__` ends those that are left. A MultiAgentEnv may leave out rewards of 0. Rewards of
     agents that did not act are not used.
-
-    Args:
-        env: a ParallelEnv or MultiAgentEnv.
 
     Raises:
         PopulationError: the spaces are not as above.
@@ -96,11 +99,11 @@ class AgentDictPopulation(Population):
         self._needs_rewards = isinstance(env, ParallelEnv)
         self._ids: dict[Any, int] = {}  # in the order of `possible_agents`, then of appearance
         self._views: dict[str, _View] = {}
-        for agent in _agents(env):
-            group = group_of(agent)
-            if group not in self._views:
-                self._views[group] = _View(group, agent, _spaces(env, agent))
-            self._admit(agent)
+        agents = _agents(env)
+        for agent in agents:
+            if group_of(agent) not in self._views:
+                self._views[group_of(agent)] = _View(agent, _spaces(env, agent))
+        self._by_group(agents)
         self.groups = {g: Group(v.space, v.action_space) for g, v in self._views.items()}
         self._observing: dict[str, list[Any]] = {}  # the agents of the current rows
         self._acting: dict[str, list[Any]] = {}  # those of them that act next
@@ -111,17 +114,14 @@ class AgentDictPopulation(Population):
         placed = bool(self._obs) and all(agent in self._places for agent in self._obs)
         self._place_shape = np.shape(self._places[next(iter(self._obs))]) if placed else None
         self._has_masks = any(MASK in self._infos.get(agent, {}) for agent in self._obs)
-        entering: dict[str, list[Any]] = {group: [] for group in self.groups}
-        for agent in self._obs:
-            entering[self._admit(agent)].append(agent)
+        entering = self._by_group(self._obs)
         return {g: self._rows(g, a, np.zeros(len(a), bool)) for g, a in entering.items()}
 
     def step(self, actions: Mapping[str, Array]) -> dict[str, Step]:
         """Plays one action per agent that acts, in row order.
 
         Raises:
-            PopulationError: an agent lacks an observation, a reward, a position or a legal
-                action.
+            PopulationError: an agent lacks an observation, reward, position or legal action.
         """
         played: dict[Any, int] = {}
         for group, agents in self._acting.items():
@@ -130,26 +130,21 @@ class AgentDictPopulation(Population):
         obs, rewards, ends, cuts, infos = self.env.step(played)
         self._take(obs, infos)
         all_end, all_cut = bool(ends.get("__all__")), bool(cuts.get("__all__"))
-        entering: dict[str, list[Any]] = {group: [] for group in self.groups}
-        for agent in [] if all_end or all_cut else obs:
-            if agent not in played and not ends.get(agent) and not cuts.get(agent):
-                entering[self._admit(agent)].append(agent)
+        new = (a for a in obs if not (a in played or ends.get(a) or cuts.get(a)))
         steps = {}
-        for group, newcomers in entering.items():
+        for group, newcomers in self._by_group([] if all_end or all_cut else new).items():
             acted = self._acting[group]
-            terminated = np.array([bool(ends.get(agent)) for agent in acted], bool)
-            truncated = np.array([bool(cuts.get(agent)) for agent in acted], bool)
-            unsaid = ~(terminated | truncated)
-            terminated |= unsaid & all_end
-            truncated = (truncated | (unsaid & all_cut)) & ~terminated
+            dead = [bool(ends.get(a) or (all_end and not cuts.get(a))) for a in acted]
+            terminated = np.array(dead, bool)
+            truncated = np.array([bool(cuts.get(a)) or all_cut for a in acted], bool) & ~terminated
             seen = np.array([agent in obs for agent in acted], bool) | terminated
             _check(group, acted, seen | ~truncated, "was truncated without a last observation")
             _check(group, acted, seen, "neither ended nor observes, as it must every step")
             if self._needs_rewards:
                 paid = np.array([agent in rewards for agent in acted], bool)
                 _check(group, acted, paid, "acted but has no reward")
-            reward = np.array([rewards.get(agent, 0.0) for agent in acted], np.float64)
-            stay = [agent for agent, over in zip(acted, terminated, strict=True) if not over]
+            reward = np.array([rewards.get(agent, 0.0) for agent in acted], float)
+            stay = [agent for agent, over in zip(acted, dead, strict=True) if not over]
             last = np.append(truncated[~terminated], np.zeros(len(newcomers), bool))
             rows = self._rows(group, stay + newcomers, last)
             steps[group] = Step(reward, terminated, truncated, rows)
@@ -175,24 +170,28 @@ class AgentDictPopulation(Population):
         given = {a: info["position"] for a, info in self._infos.items() if "position" in info}
         self._places: Mapping[Any, Any] = method() if callable(method) else given
 
-    def _admit(self, agent: Any) -> str:
-        """The group of an agent, which gets its number when it is first seen."""
-        group = group_of(agent)
-        if agent not in self._ids:
-            if group not in self._views:
-                raise PopulationError(
-                    f"agent {agent!r} is of group {group!r}, but possible_agents name only "
-                    f"agents of {list(self._views)}."
-                )
-            self._views[group].compare(agent, _spaces(self.env, agent))
-            self._ids[agent] = len(self._ids)
-        return group
+    def _by_group(self, agents: Iterable[Any]) -> dict[str, list[Any]]:
+        """The agents of every group; whoever is seen for the first time gets a number."""
+        found: dict[str, list[Any]] = {group: [] for group in self._views}
+        for agent in agents:
+            group = group_of(agent)
+            if agent not in self._ids:
+                if group not in self._views:
+                    raise PopulationError(
+                        f"agent {agent!r} is of group {group!r}, but possible_agents name only "
+                        f"agents of {list(self._views)}."
+                    )
+                self._views[group].compare(agent, _spaces(self.env, agent))
+                self._ids[agent] = len(self._ids)
+            found[group].append(agent)
+        return found
 
     def _rows(self, group: str, agents: list[Any], last: Array) -> Rows:
-        """The rows of `agents`, of whom those in `last`, `[n]` bool, will not act."""
+        """The rows of `agents`; those where `last`, `[n]` bool, is true will not act."""
         self._observing[group] = agents
         self._acting[group] = [agent for agent, end in zip(agents, last, strict=True) if not end]
-        rows, view = Rows(np.array([self._ids[a] for a in agents], np.int32)), self._views[group]
+        rows = Rows(np.array([self._ids[agent] for agent in agents], np.int32))
+        view = self._views[group]
         if view.has_mask or self._has_masks:
             rows.action_mask = mask = np.ones((len(agents), int(view.action_space.n)), bool)
             for row, agent in enumerate(agents):
@@ -214,28 +213,28 @@ class AgentDictPopulation(Population):
 class _View:
     """How the raw observations of one group become rows."""
 
-    def __init__(self, group: str, agent: Any, spaces: tuple[Any, Any]) -> None:
-        self.group, self._agent, self._spaces = group, agent, spaces
+    def __init__(self, agent: Any, spaces: tuple[Any, Any]) -> None:
+        self.group, self._agent, self._spaces = group_of(agent), agent, spaces
         space, actions = spaces
         if not isinstance(actions, gym.spaces.Discrete):
             raise PopulationError(
-                f"group {group!r} has the action space {actions}; it must be Discrete."
+                f"group {self.group!r} has the action space {actions}; it must be Discrete."
             )
         self.first_action = int(actions.start)
         self.action_space: gym.spaces.Discrete[Any] = gym.spaces.Discrete(int(actions.n))
         self.has_mask = isinstance(space, gym.spaces.Dict) and MASK in space.spaces
-        self._key: str | None = None  # of the observation beside the mask
+        self._key: str | None = None  # of the observation, where the Dict has one beside the mask
         if self.has_mask:
             rest = {key: part for key, part in space.items() if key != MASK}
             self._key = next(iter(rest)) if len(rest) == 1 else None
             space = gym.spaces.Dict(rest) if self._key is None else rest[self._key]
         self._nested = None if isinstance(space, gym.spaces.Box) and space.shape else space
         if self._nested is not None:
-            with contextlib.suppress(NotImplementedError, ValueError):  # of its own kind, or empty
+            with contextlib.suppress(NotImplementedError, ValueError):  # an unknown or empty space
                 space = gym.spaces.flatten_space(space)
         if not isinstance(space, gym.spaces.Box):
             raise PopulationError(
-                f"group {group!r} has the observation space {space}; it must be a Box or one "
+                f"group {self.group!r} has the observation space {space}; it must be a Box or one "
                 "that gymnasium.spaces.flatten_space makes a Box."
             )
         self.space: gym.spaces.Box = space
@@ -254,7 +253,7 @@ class _View:
                 )
 
     def read(self, agent: Any, raw: Any) -> Array:
-        """What the environment gave as an observation of the group's space."""
+        """Turns the environment's observation of an agent into one of the group's space."""
         raw = raw if self._key is None else raw[self._key]
         if self._nested is not None:
             raw = gym.spaces.flatten(self._nested, raw)
@@ -285,24 +284,11 @@ class _OneAgent:
         return tuple({GYM_GROUP: value} for value in self._env.step(actions[GYM_GROUP]))
 
 
-def _is_transparent(wrapper: type[Any]) -> bool:
-    plain = BaseParallelWrapper
-    return bool(wrapper.reset is plain.reset and wrapper.step is plain.step)
-
-
 def _check(group: str, agents: list[Any], good: Array, problem: str) -> None:
     """Raises for the first agent where `good`, `[n]` bool, is false."""
     if not good.all():
         agent = agents[int(np.argmin(good))]
         raise PopulationError(f"group {group!r}: agent {agent!r} {problem}.")
-
-
-def group_of(agent: Any) -> str:
-    """The group an agent's id names; see `AgentDictPopulation`."""
-    if not isinstance(agent, str):
-        return GYM_GROUP
-    name, _, number = agent.rpartition("_")
-    return name if name and number.isdecimal() else agent
 
 
 def _agents(env: Any) -> list[Any]:
@@ -320,11 +306,11 @@ def _spaces(env: Any, agent: Any) -> tuple[Any, Any]:
     for kind in ("observation", "action"):
         whole = getattr(env, f"{kind}_space", None)
         getter = getattr(env, f"get_{kind}_space", whole)
+        spaces = getattr(env, f"{kind}_spaces", None) or whole
         try:
             if callable(getter):
                 found.append(getter(agent))
             else:
-                spaces = getattr(env, f"{kind}_spaces", None) or whole
                 found.append(spaces[agent] if isinstance(spaces, Mapping) else spaces)
         except KeyError:
             raise PopulationError(f"the environment has no {kind} space for {agent!r}.") from None

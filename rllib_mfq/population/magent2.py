@@ -16,8 +16,8 @@ import numpy as np
 from magent2.c_lib import _LIB
 from magent2.environments.magent_env import magent_parallel_env
 
-from rllib_mfq.mean_field.neighborhood import did_you_mean
-from rllib_mfq.population.population import Array, Group, Population, Rows, Step
+from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.population.population import Array, Group, Population, Rows, Step, group_of
 
 ENVIRONMENTS = (
     "battle_v4",
@@ -41,17 +41,18 @@ def magent2(name: str, **arguments: Any) -> MAgent2Population:
         ValueError: an unknown environment or argument, or text where a number belongs.
     """
     if name not in ENVIRONMENTS:
-        raise ValueError(
-            f"MAgent2 environment is {name!r}{did_you_mean(name, ENVIRONMENTS)}; legal are "
-            f"{list(ENVIRONMENTS)}."
-        )
+        hint = did_you_mean(name, ENVIRONMENTS)
+        raise ValueError(f"MAgent2 environment is {name!r}{hint}; legal are {list(ENVIRONMENTS)}.")
     module = importlib.import_module(f"magent2.environments.{name}")
-    legal = _legal_arguments(module)
+    source: Any = inspect.getmodule(module.parallel_env)
+    terms = getattr(source, "default_reward_args", None) or source.default_env_args
+    named = inspect.signature(module.parallel_env).parameters.values()
+    legal = {p.name for p in named if p.kind is not p.VAR_KEYWORD} | set(terms)
     for argument, value in arguments.items():
         if argument not in legal:
+            hint = did_you_mean(argument, legal)
             raise ValueError(
-                f"{name} has no argument {argument!r}"
-                f"{did_you_mean(argument, legal)}; legal are {sorted(legal)}."
+                f"{name} has no argument {argument!r}{hint}; legal are {sorted(legal)}."
             )
         if isinstance(value, str) and argument != "render_mode":
             raise ValueError(f"{name}: {argument} is the string {value!r}; it must be a number.")
@@ -59,31 +60,19 @@ def magent2(name: str, **arguments: Any) -> MAgent2Population:
 
 
 class MAgent2Population(Population):
-    """One MAgent2 environment.
-
-    Args:
-        parallel_env: what MAgent2's `parallel_env` returns.
-    """
+    """One MAgent2 environment, from what MAgent2's `parallel_env` returns."""
 
     def __init__(self, parallel_env: magent_parallel_env) -> None:
         self.parallel_env = parallel_env
-        self._engine = self.parallel_env.env
-        names = [agent.rsplit("_", 1)[0] for agent in self.parallel_env.possible_agents]
-        agents = dict(zip(names, self.parallel_env.possible_agents, strict=True))
-        self.groups = {
-            group: Group(
-                self.parallel_env.observation_space(agent), self.parallel_env.action_space(agent)
-            )
-            for group, agent in agents.items()
-        }
-        self._handles = dict(zip(self.groups, self.parallel_env.handles, strict=True))
-        self._features = {
-            group: np.empty((0, self._engine.feature_space[handle.value][0]), np.float32)
-            for group, handle in self._handles.items()
-        }
+        self._engine = parallel_env.env
+        self.groups = {}
+        for agent in parallel_env.possible_agents:
+            spaces = parallel_env.observation_space(agent), parallel_env.action_space(agent)
+            self.groups[group_of(agent)] = Group(*spaces)
+        self._handles = dict(zip(self.groups, parallel_env.handles, strict=True))
         # Clearing the dead resets the last-reward feature and moves the minimap, and
         # PettingZoo observes before it: these two modes therefore need a copy in between.
-        self._early = self.parallel_env.minimap_mode or self.parallel_env.extra_features
+        self._early = parallel_env.minimap_mode or parallel_env.extra_features
         self._seen: dict[str, Array] = {}
         self._dead = dict.fromkeys(self.groups, 0)
 
@@ -109,30 +98,26 @@ class MAgent2Population(Population):
         truncated = self.parallel_env.frames >= self.parallel_env.max_cycles
         alive = {g: engine.get_alive(h) for g, h in self._handles.items()}
         rewards = {g: engine.get_reward(h) for g, h in self._handles.items()}
-        for group, living in alive.items():
-            self._dead[group] += int(np.count_nonzero(~living))
-        if self._early:
+        self._seen = {}
+        if self._early and not over:
             self._seen = {g: self._observe(g)[living] for g, living in alive.items()}
         engine.clear_dead()
-        if over:  # one side is extinct: MAgent2 ends the episode for everybody
-            alive = {g: np.zeros_like(living) for g, living in alive.items()}
-            self._seen = {}
-        rows = {
-            g: Rows(np.empty(0, np.int32), np.empty((0, 2))) if over else self._rows(g)
-            for g in alive
-        }
-        return {
-            g: Step(rewards[g], ~a, np.full(len(a), truncated), rows[g]) for g, a in alive.items()
-        }
+        steps = {}
+        for group, living in alive.items():
+            self._dead[group] += int(np.count_nonzero(~living))
+            rows = self._rows(group)
+            if over:  # one side is extinct: MAgent2 ends the episode for everybody
+                living, rows = np.zeros_like(living), rows.select(np.zeros(len(rows.ids), bool))
+            cut = np.full(len(living), truncated)
+            steps[group] = Step(rewards[group], ~living, cut, rows)
+        return steps
 
     def observe(self, group: str, out: Array) -> None:
         """Writes the current observations into `out`, `[n, *obs]` float32, contiguous."""
         if not len(out):  # MAgent2 would write the winners of an episode that is over
             return
-        if group in self._seen:
-            out[:] = self._seen[group]
-        elif self._early:
-            out[:] = self._observe(group)
+        if self._early:
+            out[:] = self._seen[group] if group in self._seen else self._observe(group)
         else:
             self._native_observation(group, out)
 
@@ -159,15 +144,11 @@ class MAgent2Population(Population):
         return Rows(self._engine.get_agent_id(handle), self._engine.get_pos(handle))
 
     def _native_observation(self, group: str, view: Array) -> Array:
-        """Fills `view` and returns the features, `[n, f]` float32, valid until the next call."""
-        if len(self._features[group]) < len(view):
-            width = self._features[group].shape[1]
-            self._features[group] = np.empty((len(view), width), np.float32)
-        features = self._features[group][: len(view)]
-        pointers = (ctypes.c_void_p * 2)(
-            view.__array_interface__["data"][0], features.__array_interface__["data"][0]
-        )
-        _LIB.env_get_observation(self._engine.game, self._handles[group], pointers)
+        """Fills `view`, `[n, *obs]`, and returns the features, `[n, f]` float32."""
+        handle = self._handles[group]
+        features = np.empty((len(view), *self._engine.feature_space[handle.value]), np.float32)
+        arrays = (array.__array_interface__["data"][0] for array in (view, features))
+        _LIB.env_get_observation(self._engine.game, handle, (ctypes.c_void_p * 2)(*arrays))
         return features
 
     def _observe(self, group: str) -> Array:
@@ -180,11 +161,3 @@ class MAgent2Population(Population):
             features = features[:, -2:]  # one's place on the minimap
         tiled = np.broadcast_to(features[:, None, None], (*view.shape[:3], features.shape[1]))
         return np.concatenate([view, tiled], axis=-1)
-
-
-def _legal_arguments(module: Any) -> set[str]:
-    """The named arguments of `parallel_env` and the terms its `**` passes on."""
-    source: Any = inspect.getmodule(module.parallel_env)
-    terms = getattr(source, "default_reward_args", None) or source.default_env_args
-    named = inspect.signature(module.parallel_env).parameters.values()
-    return {p.name for p in named if p.kind is not p.VAR_KEYWORD} | set(terms)

@@ -15,9 +15,29 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+GYM_GROUP = "agent"
+"""The group of agents whose ids are no strings, and of a Gymnasium environment's one agent."""
+
 
 class PopulationError(ValueError):
     """An environment broke the contract or produced a value nothing can be learned from."""
+
+
+def group_of(agent: Any) -> str:
+    """The group of the agent with an id: the one rule, wherever agents have names.
+
+    The group is what stands before the last `_` if a number follows (`red_12` is of the group
+    `red`), else the whole id; for an id that is no string, `GYM_GROUP`.
+    """
+    if not isinstance(agent, str):
+        return GYM_GROUP
+    name, _, number = agent.rpartition("_")
+    return name if name and number.isdecimal() else agent
+
+
+def close(population: Any) -> None:
+    """Closes a population that can be closed."""
+    getattr(population, "close", lambda: None)()
 
 
 class Group(NamedTuple):
@@ -47,41 +67,33 @@ class Rows:
         """The rows where `mask`, `[n]` bool, is true, and the edges between them, renumbered."""
         if mask.all():
             return self
+        positions, legal = (c if c is None else c[mask] for c in (self.positions, self.action_mask))
         edges = self.edges
         if edges is not None:
             edges = (np.cumsum(mask) - 1)[edges[mask[edges].all(axis=1)]]
-        return Rows(
-            self.ids[mask],
-            None if self.positions is None else self.positions[mask],
-            None if self.action_mask is None else self.action_mask[mask],
-            edges,
-        )
+        return Rows(self.ids[mask], positions, legal, edges)
 
     def check(self, where: str, num_actions: int) -> None:
         """Raises PopulationError, beginning with `where`, unless the columns fit together."""
         n = len(self.ids)
-        if np.ndim(self.ids) != 1:
-            raise PopulationError(f"{where}: ids has shape {np.shape(self.ids)}, expected ({n},).")
-        if self.positions is not None and np.shape(self.positions)[:-1] != (n,):
-            raise PopulationError(
-                f"{where}: positions has shape {np.shape(self.positions)}, expected ({n}, d)."
-            )
-        if self.action_mask is not None:
-            if np.shape(self.action_mask) != (n, num_actions):
+        positions: Any = self.positions
+        placed = (n, *(np.shape(positions)[1:2] or ("d",)))
+        shapes = {"ids": (n,), "positions": placed, "action_mask": (n, num_actions)}
+        for name, expected in shapes.items():
+            column = getattr(self, name)
+            if column is not None and np.shape(column) != expected:
                 raise PopulationError(
-                    f"{where}: action_mask has shape {np.shape(self.action_mask)}, expected "
-                    f"({n}, {num_actions})."
+                    f"{where}: {name} has shape {np.shape(column)}, expected {expected}."
                 )
-            stuck = np.flatnonzero(~self.action_mask.any(axis=1))
-            if len(stuck):
-                raise PopulationError(f"{where}: row {stuck[0]} has no legal action.")
+        if self.action_mask is not None and not self.action_mask.any(axis=1).all():
+            stuck = self.action_mask.any(axis=1).argmin()
+            raise PopulationError(f"{where}: row {stuck} has no legal action.")
         if self.edges is not None:
             low, high = np.min(self.edges, initial=0), np.max(self.edges, initial=-1)
             if np.shape(self.edges)[1:] != (2,) or low < 0 or high >= n:
-                raise PopulationError(
-                    f"{where}: edges has shape {np.shape(self.edges)} and values from {low} to "
-                    f"{high}, expected (p, 2) and row numbers below {n}."
-                )
+                found = f"shape {np.shape(self.edges)} and values from {low} to {high}"
+                legal = f"(p, 2) and row numbers below {n}"
+                raise PopulationError(f"{where}: edges has {found}, expected {legal}.")
 
 
 @dataclass(slots=True)
@@ -107,16 +119,13 @@ class Step:
             shape = np.shape(getattr(self, name))
             if shape != (n,):
                 raise PopulationError(
-                    f"{where}: {name} has shape {shape}, expected ({n},), one for each agent "
-                    "that acted."
+                    f"{where}: {name} has shape {shape}, expected ({n},), one per agent that acted."
                 )
         with np.errstate(over="ignore"):
             bad = np.flatnonzero(~np.isfinite(np.asarray(self.rewards, np.float32)))
         if len(bad):
-            raise PopulationError(
-                f"{where}: the reward of row {bad[0]} is {self.rewards[bad[0]]}; it must be a "
-                "finite float32."
-            )
+            wrong = f"the reward of row {bad[0]} is {self.rewards[bad[0]]}"
+            raise PopulationError(f"{where}: {wrong}; it must be a finite float32.")
         self.rows.check(where, num_actions)
         left = n - int(np.count_nonzero(self.terminated))
         if len(self.rows.ids) < left:
@@ -132,26 +141,22 @@ class Population(Protocol):
     An episode ends with the step after which nobody is left to act: every row was terminated
     or truncated, and nobody entered.
 
-    Besides these, the sampler and the tools call, where they exist:
-    `result()`, at the end of an episode: figures per group such as
-    `{"kills": {"red": 3, "blue": 5}}`, where `score` (or else `kills`, or else the group's
-    return) decides who won; `render()`, an RGB array `[h, w, 3]` uint8; and `close()`.
+    The sampler and the tools also call, where they exist: `result()`, at the end of an episode:
+    figures per group such as `{"kills": {"red": 3, "blue": 5}}`, where `score` (or else `kills`,
+    or else the group's return) decides who won; `render()`, an RGB array `[h, w, 3]` uint8; and
+    `close()`.
     """
 
     groups: Mapping[str, Group]
 
     def reset(self, *, seed: int | None = None) -> dict[str, Rows]:
         """Starts an episode; a seed restarts the random numbers, None lets them run on."""
-        ...
 
     def step(self, actions: Mapping[str, Array]) -> dict[str, Step]:
         """Plays `{group: [n] int32}`, one action per row of the last `reset` or `step`."""
-        ...
 
     def observe(self, group: str, out: Array) -> None:
         """Writes the observations of the group's current rows into `out`, `[n, *obs]`.
 
-        Called with memory that is reused, and any number of times per step; writing in place
-        is what makes sampling fast.
+        The sampler calls this any number of times per step, with memory that it reuses.
         """
-        ...

@@ -1,1 +1,0 @@
-"""Reproduction: the paper's three experiments over seeds, from training to the recorded figures."""

@@ -1,0 +1,117 @@
+"""Figures: what episodes and fragments contribute to the results, under RLlib's names."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME
+from ray.rllib.utils import metrics as names
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from rllib_mfq.population.fragment import Episode, Fragment
+
+GROUP_RETURNS_MEAN = "group_returns_mean"
+WIN_RATE = "win_rate"
+OPPONENTS = "opponents"
+
+Figures = dict[tuple[str, ...], float]
+"""Values under metric keys; one whose first name ends in `_min` or `_max` is to be reduced so, any
+other by the mean."""
+
+
+def episode_figures(episode: Episode, modules: Mapping[str, str]) -> Figures:
+    """What one finished episode contributes to the results; its return is the sum over agents.
+
+    `modules` is the module of each group.
+    """
+    figures = _common(episode, episode.get_return())
+    for group, value in episode.returns.items():
+        figures[GROUP_RETURNS_MEAN, group] = value
+        module = (names.EPISODE_MODULE_RETURN_MEAN, modules[group])
+        figures[module] = figures.get(module, 0.0) + value
+    for name, per_group in episode.result.items():
+        for group, value in per_group.items():
+            figures[name, group] = value
+    if len(episode.returns) == 2:
+        for group, share in episode.shares().items():
+            figures[WIN_RATE, group] = share
+    return figures
+
+
+def match_figures(episode: Episode, mine: str, opponent: str) -> Figures:
+    """What a finished match of the learner, which played the group `mine`, contributes.
+
+    The returns are those of the learner's side, under `opponents` by the group it played.
+    `win_rate` counts a draw as a half; `eliminated` is 1 if no agent of the opponent survived.
+    """
+    (theirs,) = (group for group in episode.returns if group != mine)
+    value = episode.returns[mine]
+    figures = _common(episode, value) | {
+        (WIN_RATE, opponent): episode.shares()[mine],
+        (OPPONENTS, opponent, GROUP_RETURNS_MEAN, mine): value,
+    }
+    for name, per_group in episode.result.items():
+        figures[OPPONENTS, opponent, name] = per_group[mine]
+        figures[OPPONENTS, opponent, f"their_{name}"] = per_group[theirs]
+    if "survivors" in episode.result:
+        survivors = episode.result["survivors"][theirs]
+        figures[OPPONENTS, opponent, "eliminated"] = float(survivors == 0)
+    return figures
+
+
+def _common(episode: Episode, value: float) -> Figures:
+    """A return and the episode's length, under the names of every reduction."""
+    returns = (names.EPISODE_RETURN_MEAN, names.EPISODE_RETURN_MIN, names.EPISODE_RETURN_MAX)
+    lengths = (names.EPISODE_LEN_MEAN, names.EPISODE_LEN_MIN, names.EPISODE_LEN_MAX)
+    return {(key,): value for key in returns} | {(key,): float(episode.length) for key in lengths}
+
+
+def log_recent(metrics: MetricsLogger, recent: deque[Figures]) -> None:
+    """Logs means, minima and maxima over the episodes that ended last, if any has ended."""
+    for key in recent[-1] if recent else ():
+        values = [figures[key] for figures in recent]
+        reduce: Any = {"min": min, "max": max, "mean": np.mean}[_reduction(key)]
+        metrics.log_value((names.ENV_RUNNER_RESULTS, *key), float(reduce(values)), reduce="item")
+
+
+def keep_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Fills in the numbers of parameters, which RLlib reports once and then as NaN."""
+    return {
+        key: known.get(key, value)
+        if key.endswith("trainable_parameters")
+        else keep_known(value, known.get(key, {}))
+        if isinstance(value, dict)
+        else value
+        for key, value in results.items()
+    }
+
+
+def log_figures(metrics: MetricsLogger, episodes: Iterable[Figures]) -> None:
+    """Logs the figures of evaluated episodes."""
+    for figures in episodes:
+        for key, value in figures.items():
+            metrics.log_value(key, value, reduce=_reduction(key), window=10_000)
+
+
+def _reduction(key: tuple[str, ...]) -> str:
+    """How the figures of several episodes become one."""
+    ending = key[0].rpartition("_")[2]
+    return ending if ending in ("min", "max") else "mean"
+
+
+def log_counters(metrics: MetricsLogger, fragment: Fragment, modules: Mapping[str, str]) -> None:
+    """Logs how much a fragment holds; `modules` is the module of each group."""
+    log, steps, episodes = metrics.log_value, fragment.env_steps, len(fragment.episodes)
+    log(names.NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")
+    log(names.NUM_ENV_STEPS_SAMPLED_LIFETIME, steps, reduce="lifetime_sum", with_throughput=True)
+    counts = {(names.NUM_MODULE_STEPS_SAMPLED, module_id): 0 for module_id in modules.values()}
+    for group, rows in fragment.agent_steps.items():
+        counts[names.NUM_MODULE_STEPS_SAMPLED, modules[group]] += rows
+        counts[names.NUM_AGENT_STEPS_SAMPLED, group] = rows
+    for (name, who), rows in counts.items():
+        log((name, who), rows, reduce="sum")
+        log((f"{name}_lifetime", who), rows, reduce="lifetime_sum")
+    log(names.NUM_EPISODES, episodes, reduce="sum")
+    log(names.NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
+    log(NUM_ENV_STEP_FAILURES_LIFETIME, fragment.failures, reduce="lifetime_sum")

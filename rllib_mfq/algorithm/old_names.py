@@ -1,0 +1,48 @@
+"""Old names: keys of config dicts of earlier RLlib releases, and today's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray._common.deprecation import DEPRECATED_VALUE
+
+from rllib_mfq.mean_field.legal import did_you_mean
+
+_TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+
+OLD_NAMES: dict[str, str] = _TABLES["renamed"]
+ATTRIBUTES: dict[str, str] = _TABLES["attributes"]
+
+
+def attributes(config_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The attributes of `config` that a config dict sets; old names are understood.
+
+    Raises a ValueError if a key does not exist, with the nearest one that does; or if it is given
+    twice with different values, under its old and its new name.
+    """
+    known = vars(config)
+    deprecated = {k for k, v in known.items() if type(v) is int and v == DEPRECATED_VALUE}
+    deprecated -= {"simple_optimizer"}  # RLlib itself sets it
+    legal = ({"multiagent", *known} - deprecated) | {*OLD_NAMES, *ATTRIBUTES}
+    found: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for name, value in config_dict.items():
+        text = str(name)
+        tunes = text.startswith("__") and text.endswith("__")
+        states = text == "class" and value is type(config)  # of a config's state
+        unset = name in deprecated and value == DEPRECATED_VALUE  # `to_dict` writes it
+        if tunes or states or unset:
+            continue
+        if name not in legal:
+            names = [key for key in legal if not key.startswith("_")]
+            raise ValueError(f"MFQ has no config key {name!r}{did_you_mean(text, names)}.")
+        key = OLD_NAMES.get(text, text)
+        key = ATTRIBUTES.get(key, key)
+        if key in found and found[key] != value:
+            raise ValueError(
+                f"{given[key]} is {found[key]!r} and {text} is {value!r}, but they mean the "
+                "same; give one of them."
+            )
+        found[key], given[key] = value, text
+    return found

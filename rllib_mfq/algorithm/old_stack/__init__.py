@@ -1,0 +1,43 @@
+"""RLlib's old API stack: `MFQTorchPolicy`, its rollout worker, and what the algorithm does there.
+
+`config.OLD_STACK` is the one place from which this folder is used.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.utils.schedules.scheduler import Scheduler
+
+from rllib_mfq.algorithm.old_stack import policy, rollout_worker
+from rllib_mfq.algorithm.old_stack.algorithm import adapt
+from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
+from rllib_mfq.algorithm.old_stack.rollout_worker import MFQRolloutWorker
+from rllib_mfq.algorithm.rllib_keys import NEW_STACK, Keys, check_keys, read_keys
+
+__all__ = ["MFQRolloutWorker", "MFQTorchPolicy", "adapt", "check"]
+
+# Checkpoints of version 0.1 name these modules by the places where they were then.
+sys.modules["rllib_mfq.algorithm.torch_policy"] = policy
+sys.modules["rllib_mfq.algorithm.rollout_worker"] = rollout_worker
+
+_DIFFERENT = read_keys(Path(__file__).with_name("rllib_keys.yaml"))
+KEYS = Keys(
+    NEW_STACK.acts - _DIFFERENT.other_stack.keys() | _DIFFERENT.acts,
+    {key: why for key, why in NEW_STACK.refused.items() if key not in _DIFFERENT.acts},
+    _DIFFERENT.other_stack,
+)
+
+
+def check(config: Any) -> None:
+    """Raises a ValueError if a config has settings that are impossible on this stack."""
+    check_keys(config, KEYS, works_on="new")
+    # On the new stack RLlib checks it.
+    Scheduler.validate(
+        fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate"
+    )
+    if config.num_gpus > 1:
+        raise ValueError(
+            f"num_gpus is {config.num_gpus}; a policy learns on at most 1. The new API stack "
+            "learns on more: set num_learners there."
+        )

@@ -1,0 +1,96 @@
+"""The roster: which groups exist, and which module plays each of them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.env import INPUT_ENV_SPACES
+
+from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.population.population import group_of
+
+MULTI_AGENT = ("policies", "policy_mapping_fn", "policies_to_train", "count_steps_by")
+"""The keys of a config dict's `multiagent`."""
+
+
+def group_mapping(agent_id: Any, *args: Any, **kwargs: Any) -> str:
+    """The default `policy_mapping_fn`: the agent's group."""
+    return group_of(agent_id)
+
+
+def modules_of_groups(config: Any) -> dict[str, str]:
+    """The module that plays each group of a config that knows its groups."""
+    groups = list(config.groups or {})
+    if len(config.policies) == 1 and config.policy_mapping_fn is group_mapping:
+        return dict.fromkeys(groups, next(iter(config.policies)))
+    return {group: config.policy_mapping_fn(f"{group}_0", None) for group in groups}
+
+
+def spaces_of_modules(config: Any) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:
+    """The spaces of every module, and under RLlib's `__env__` those of the groups."""
+    groups = config.groups or {}
+    whole = [{name: pair[i] for name, pair in groups.items()} for i in range(2)]
+    spaces: dict[str, Any] = {INPUT_ENV_SPACES: tuple(map(gym.spaces.Dict, whole))}
+    return spaces | {m: tuple(groups[g]) for g, m in modules_of_groups(config).items()}
+
+
+def is_trained(config: Any, module_id: str) -> bool:
+    """Whether `policies_to_train` lets a module learn."""
+    to_train = config.policies_to_train
+    if to_train is None:
+        return True
+    return bool(to_train(module_id, None)) if callable(to_train) else module_id in to_train
+
+
+def check_modules_to_train(config: Any) -> None:
+    """Raises a ValueError unless all `policies_to_train` exist."""
+    to_train = config.policies_to_train
+    if to_train is not None and not callable(to_train):
+        _check_exist(config, "policies_to_train has", to_train)
+
+
+def _check_exist(config: Any, what: str, module_ids: Iterable[str]) -> None:
+    for module_id in module_ids:
+        if module_id not in config.policies:
+            hint = did_you_mean(module_id, config.policies)
+            raise ValueError(f"{what} {module_id!r}{hint}; policies has {sorted(config.policies)}.")
+
+
+def check_roster(config: Any) -> None:
+    """Raises a ValueError unless every group has a module that can play it, and vice versa."""
+    groups, modules = config.groups, modules_of_groups(config)
+    overrides = config.algorithm_config_overrides_per_module
+    _check_exist(config, "algorithm_config_overrides_per_module has", overrides)
+    for group, module_id in modules.items():
+        _check_exist(config, f"group {group!r} maps to policy", [module_id])
+    for module_id in config.policies:
+        mine = [group for group in groups if modules[group] == module_id]
+        if not mine:
+            there = f"the groups are {sorted(groups)}, the policies {sorted(config.policies)}"
+            raise ValueError(f"no group maps to policy {module_id!r}; {there}.")
+        for group in mine[1:]:
+            if groups[group] != groups[mine[0]]:
+                raise ValueError(
+                    f"groups {mine[0]!r} and {group!r} have different spaces, so policy "
+                    f"{module_id!r} cannot play both; leave policies out, and each has its own."
+                )
+    check_modules_to_train(config)
+
+
+def try_networks(config: Any) -> None:
+    """Raises a ValueError if no network can be made of `model_config`.
+
+    An env runner would only be restarted by the error.
+    """
+    spaces = spaces_of_modules(config)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the run's own networks are drawn as ever
+            modules = config.get_multi_rl_module_spec(spaces=spaces, inference_only=True).build()
+        for module_id, module in modules.items():
+            module.q({Columns.OBS: torch.zeros(1, *(spaces[module_id][0].shape or ()))})
+    except Exception as error:
+        raise ValueError(
+            f"model_config is {config._model_config!r}, of which no network can be made: {error}"
+        ) from error

@@ -1,0 +1,133 @@
+"""Battle: mean field and independent Q-learning by self-play, then against each other."""
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rllib_mfq.algorithm.checkpoint import find_modules, saved_settings
+from rllib_mfq.algorithm.opponents import RANDOM
+from rllib_mfq.algorithm.pretrained import save_pretrained
+from rllib_mfq.arena.output import replacing, write_json
+from rllib_mfq.arena.provenance import provenance
+from rllib_mfq.arena.statistics import win_rates
+from rllib_mfq.arena.tournament import play_tournament
+from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, write_rows
+from rllib_mfq.population.population import Array
+
+EXAMPLE = "battle_crossplay"
+METHODS: dict[str, dict[str, Any]] = {"mfq": {}, "iql": {"neighborhood": "none"}}
+"""What is compared: entries of the config that differ from the example's."""
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "own group's mean only": {"neighborhood": "group"},
+    "those within 6 cells": {"neighborhood": {"radius": 6}},
+    "paper's timing": {"mean_action_input": "current"},
+    "double Q target": {"target": "double_q"},
+    "dueling": {"dueling": True},
+    "temperature to 0.05": {"temperature": [[0, 0.5], [4_000_000, 0.05]]},
+    "3-step returns": {"n_step": 3},
+}
+"""What else was tried: entries of the config that differ from those of `mfq`."""
+
+CROSS_PLAY = "battle_crossplay.json"
+
+
+def reproduce(
+    train: Train,
+    out: Path,
+    seeds: int = 5,
+    matches: int = 50,
+    rows: int | None = None,
+    variations: bool = False,
+    pretrained: Path | None = None,
+    processes: int = 2,
+    on_matches: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Trains both methods, plays every agent against every other and against random play.
+
+    `variations` asks for `VARIATIONS`, too, each against independent Q-learning and random play.
+    The best rated agent of each method is written into the folder `pretrained`, if there is one.
+    """
+    stop = None if rows is None else {AGENT_STEPS: float(rows)}
+    variants = _variants(METHODS, seeds)
+    tried = _variants(VARIATIONS if variations else {}, seeds=2)
+    runs = train(EXAMPLE, variants | tried, out / "runs" / "battle", stop, processes)
+    specs = {name: str(run.checkpoint) for name, run in runs.items()} | {RANDOM: RANDOM}
+    play = functools.partial(
+        play_tournament, matches=matches, processes=processes, on_matches=on_matches
+    )
+    played = play({name: specs[name] for name in [*variants, RANDOM]})
+    content = played.content() | {"command": "rllib reproduce battle"}
+    write_json(out / CROSS_PLAY, content)
+    found = _rows(content, variants, runs)
+    write_rows(out / "battle.csv", found)
+    if tried:
+        opponents = _of("iql", variants)
+        names = [*opponents, *tried, RANDOM]
+        couples = itertools.product(tried, [RANDOM, *opponents])
+        pairs = [(names.index(name), names.index(opponent)) for name, opponent in couples]
+        others = play({name: specs[name] for name in names}, pairs=pairs).content()
+        write_rows(out / "battle_variations.csv", _rows(others, tried, runs))
+    if pretrained is not None:
+        for method in METHODS:
+            best = max(_of(method, variants), key=lambda name: played.ratings[name])
+            _save(runs[best], pretrained / f"battle-{method}.safetensors", best)
+    return found
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The tournament that `reproduce` left in a folder."""
+    return dict(json.loads((out / CROSS_PLAY).read_text(encoding="utf-8")))
+
+
+def cross_play(content: Mapping[str, Any], rows: str, columns: str) -> Array:
+    """`[R, C]`: win rates of the seeds of method `rows` against those of method `columns`."""
+    names = content["agents"]
+    rates = win_rates(names, content["pairs"])
+    places = ([names.index(name) for name in sorted(_of(m, names))] for m in (rows, columns))
+    return rates[np.ix_(*places)]
+
+
+def _variants(methods: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method}-{seed}": {**changes, "seed": seed}
+        for method, changes in methods.items()
+        for seed in range(seeds)
+    }
+
+
+def _of(method: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.rpartition("-")[0] == method]
+
+
+def _rows(
+    content: Mapping[str, Any], names: Iterable[str], runs: Mapping[str, Run]
+) -> list[dict[str, Any]]:
+    """What each agent reached; no seed of independent Q-learning counts against itself."""
+    agents = content["agents"]
+    rates = dict(zip(agents, win_rates(agents, content["pairs"]), strict=True))
+    opponents = [agents.index(name) for name in sorted(_of("iql", agents))]
+    return [
+        {
+            "method": name.rpartition("-")[0],
+            "seed": int(name.rpartition("-")[2]),
+            "win_rate_random": round(float(rates[name][agents.index(RANDOM)]), 4),
+            "win_rate_iql": round(float(np.nanmean(rates[name][opponents])), 4),
+            **runs[name].cost(),
+        }
+        for name in names
+    ]
+
+
+def _save(run: Run, file: Path, name: str) -> None:
+    """Writes a run's network as an agent that comes with the package."""
+    (module,) = find_modules(run.checkpoint).values()
+    origin = {key: provenance()[key] for key in ("date", "commit")}
+    origin |= {"example": EXAMPLE, "run": name, "agent_steps": run.result[AGENT_STEPS]}
+    with replacing(file) as part:
+        save_pretrained(module, part, saved_settings(run.checkpoint), origin)

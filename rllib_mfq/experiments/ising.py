@@ -1,0 +1,132 @@
+"""The Ising model: learned order against Glauber dynamics and the exact magnetisation."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from rllib_mfq.algorithm.checkpoint import load_modules
+from rllib_mfq.arena.statistics import grouped
+from rllib_mfq.envs.ising import GROUP, TRUE_Q, IsingPopulation, exact_magnetization, heat_bath
+from rllib_mfq.experiments.runs import Train, play, write_rows
+from rllib_mfq.mean_field.neighborhood import Neighborhood
+from rllib_mfq.population.player import Player
+
+EXAMPLE = "ising"
+HOT = 4.0  # T at which learning begins, so that all entries are visited
+HOT_STEPS = 2_000  # of the lattice, until T has fallen to its final value
+TEMPERATURES = (0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
+LEARNERS: dict[str, dict[str, Any]] = {
+    "shared-table": {},
+    "site-tables": {"env_config": {"observe_site": True}, "training_intensity": 1.0},
+    "network": {"table_levels": None, "lr": 1e-3, "model_config": {"fcnet_hiddens": [16]}},
+}
+"""What learns: one table for all sites, a table for each site, or one network for all."""
+
+METHODS = ("MFQ", "Glauber")
+LATTICES = 4  # per temperature and seed
+STEPS = 1_200  # of each lattice, of which the second half counts
+
+
+def reproduce(
+    train: Train,
+    out: Path,
+    learner: str = "shared-table",
+    size: int = 20,
+    temperatures: Sequence[float] = TEMPERATURES,
+    seeds: int = 3,
+    processes: int = 2,
+) -> list[dict[str, Any]]:
+    """Trains at every temperature, then compares the learned dynamics with Glauber dynamics.
+
+    Both run on the same lattices and start with all spins up: a start from random spins can
+    freeze in stripes. At every step the same sites may choose. The second half of the time counts.
+
+    `learner` is one of `LEARNERS`, `size` the sites per side; T is in units of reward.
+    """
+    changes = LEARNERS[learner]
+    env_config = {"size": size, "max_cycles": 100, **changes.get("env_config", {})}
+    compared = {**env_config, "max_cycles": STEPS}
+    variants = {
+        f"{learner}-{size}-T{temperature:g}-seed{seed}": {
+            **changes,
+            "env_config": env_config,
+            "temperature": [[0, HOT], [HOT_STEPS * size**2, float(temperature)]],
+            "evaluation_config": {"explore": True, "env_config": compared},
+            "seed": seed,
+        }
+        for temperature in temperatures
+        for seed in range(seeds)
+    }
+    runs = train(EXAMPLE, variants, out / "runs" / "ising", processes=processes)
+    rows = []
+    for name, run in runs.items():
+        temperature, seed = variants[name]["temperature"][-1][1], variants[name]["seed"]
+        exact = float(exact_magnetization(temperature))
+        evaluated = run.result["evaluation"]["env_runners"]
+        learned = {key: evaluated[key][GROUP] for key in ("order_parameter", "energy")}
+        learned |= {"exact": exact, "size": size, "learner": learner}
+        learned["q_mse"] = q_error(load_modules(run.checkpoint)[GROUP])
+        spins = Player("spins", heat_bath(temperature, seed), Neighborhood("graph"))
+        glauber = play(lambda: IsingPopulation(**compared), {GROUP: spins}, LATTICES, seed)
+        glauber |= {"exact": exact, "size": size, "learner": "", "q_mse": ""}
+        for method, figures in {"MFQ": learned, "Glauber": glauber}.items():
+            rows.append({"temperature": temperature, "seed": seed, "method": method} | figures)
+    file = out / ("ising.csv" if learner == "shared-table" else f"ising_{learner}.csv")
+    write_rows(file, rows)
+    return rows
+
+
+def q_error(module: Any) -> float:
+    """Mean squared error of the learned Q over sites, actions, and how many neighbours are up."""
+    sites = np.arange(float(module.observation_space.high[0]) + 1.0, dtype=np.float32)
+    obs = torch.from_numpy(sites.repeat(5)[:, None])
+    up = (torch.arange(5) / 4).repeat(len(sites))
+    with torch.inference_mode():
+        q = module.q_net(obs, torch.stack([1 - up, up], dim=1)).reshape(len(sites), 5, 2)
+    return float(((q.numpy() - TRUE_Q.T) ** 2).mean())
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line per temperature: means over seeds."""
+    mfq, glauber = (_means(rows, method, "order_parameter") for method in METHODS)
+    exact, errors = _means(rows, "MFQ", "exact"), _means(rows, "MFQ", "q_mse")
+    return [
+        {
+            "T": f"{temperature:g}",
+            "MFQ": f"{mfq[temperature]:.3f}",
+            "Glauber": f"{glauber[temperature]:.3f}",
+            "difference": f"{mfq[temperature] - glauber[temperature]:+.3f}",
+            "exact": f"{exact[temperature]:.3f}",
+            "error of Q": f"{errors[temperature]:.1e}",
+        }
+        for temperature in mfq
+    ]
+
+
+def crossings(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Where each method's order, the mean over seeds, first falls below a half."""
+    orders = {method: _means(rows, method, "order_parameter") for method in METHODS}
+    return {method: crossing([*means], [*means.values()]) for method, means in orders.items()}
+
+
+def _means(rows: Sequence[Mapping[str, Any]], method: str, column: str) -> dict[float, float]:
+    """A method's mean over seeds at each temperature, ascending."""
+    mine = grouped((r for r in rows if r["method"] == method), lambda row: row["temperature"])
+    return {t: fmean(float(row[column]) for row in here) for t, here in sorted(mine.items())}
+
+
+def crossing(temperatures: Sequence[float], orders: Sequence[float], level: float = 0.5) -> float:
+    """The temperature at which the order first falls below a level, interpolated linearly.
+
+    NaN if the order never falls below the level, or is below it from the start.
+    """
+    for (left, high), (right, low) in itertools.pairwise(zip(temperatures, orders, strict=True)):
+        if high >= level > low:
+            return left + (right - left) * (high - level) / (high - low)
+    return math.nan

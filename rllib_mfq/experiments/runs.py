@@ -1,0 +1,78 @@
+"""Runs: what training leaves in a folder, and the table of what many runs reached."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rllib_mfq.algorithm.match import play_episodes
+from rllib_mfq.arena.output import replacing
+from rllib_mfq.arena.provenance import provenance
+from rllib_mfq.population.player import Player
+from rllib_mfq.population.population import Population
+
+AGENT_STEPS = "agent_steps_sampled_lifetime"
+
+
+@dataclass
+class Run:
+    """A finished training run."""
+
+    result: dict[str, Any]  # the last results that it reported
+    checkpoint: Path  # folder of its last checkpoint
+
+    def cost(self) -> dict[str, int]:
+        """What the run took, as columns of a table."""
+        seconds = round(self.result["time_total_s"])
+        return {"agent_steps": self.result[AGENT_STEPS], "seconds": seconds}
+
+
+class Train(Protocol):
+    """Trains a tuned example, whose trials are one process each, in several variants."""
+
+    def __call__(
+        self,
+        example: str,
+        variants: Mapping[str, Mapping[str, Any]],  # entries of `config` that differ in each
+        storage: Path,  # of the runs, a folder for each variant
+        stop: Mapping[str, float] | None = None,  # entries of `stop` that differ
+        processes: int = 2,  # that train at a time
+    ) -> dict[str, Run]:
+        """Trains every variant that has no finished run yet; returns the run of each variant."""
+
+
+def finished(folder: Path) -> Run | None:
+    """The run in a folder, if it ended with a checkpoint."""
+    log, checkpoints = folder / "result.json", sorted(folder.glob("checkpoint_*"))
+    if not log.is_file() or not checkpoints:
+        return None
+    last = log.read_text(encoding="utf-8").splitlines()[-1]
+    return Run(json.loads(last), checkpoints[-1])
+
+
+def play(
+    make: Callable[[], Population], players: Mapping[str, Player], num_episodes: int, seed: int
+) -> dict[str, Any]:
+    """Means over episodes of the figures of a population with one group."""
+    episodes = play_episodes(lambda _: make(), players, num_episodes, seed=seed, side_by_side=8)
+    names, (group,) = episodes[0].result, players
+    return {name: float(np.mean([e.result[name][group] for e in episodes])) for name in names}
+
+
+def write_rows(
+    file: Path, rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Writes figures as CSV, with the provenance in every row; all rows have the same keys.
+
+    `before` are rows of an earlier file, provenance included; these come first.
+    """
+    origin = provenance()
+    origin |= origin.pop("versions")
+    with replacing(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [*rows[0], *origin], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*before, *({**row, **origin} for row in rows)])

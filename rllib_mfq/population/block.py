@@ -1,0 +1,138 @@
+"""The block: one player's rows of the current step, and the columns they are written into."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rllib_mfq.population.fragment import Episode
+from rllib_mfq.population.player import Player
+from rllib_mfq.population.population import Array, Group, PopulationError, Rows
+
+CARRIED = {"mean_actions": "next_mean_actions"}
+"""What every agent carries from one step to the next: the column that it reads there, and the
+column of its previous step that the value comes from. An agent that enters reads zero.
+
+A `Player` may name more of them in `carried`, such as `{"last_actions": "actions"}`.
+"""
+
+
+class Block:
+    """The columns of one player's rows, and which of these rows act now.
+
+    `groups` are all groups of the environment; `names` are those that the player plays.
+    """
+
+    def __init__(self, player: Player, groups: Mapping[str, Group], names: list[str]) -> None:
+        self.player, self.names = player, names
+        space = groups[names[0]].observation_space
+        sizes = {name: int(group.action_space.n) for name, group in groups.items()}
+        self.num_actions = sizes[names[0]]
+        self._number = {name: index for index, name in enumerate(groups)}
+        width = player.neighborhood.width(names[0], sizes)
+        self.capacity, self.start, self.stop, self.end = 0, 0, 0, 0
+        layout: dict[str, tuple[tuple[int, ...], Any]] = {
+            "obs": (space.shape, space.dtype),
+            "next_mean_actions": ((width,), np.float32),
+            "actions": ((), np.int32),
+            "rewards": ((), np.float32),
+            "terminateds": ((), bool),
+            "next_row": ((), np.int32),
+            "loss_mask": ((), bool),
+            "eps_id": ((), np.int64),
+            "t": ((), np.int32),
+            "group": ((), np.int8),
+            "agent_index": ((), np.int32),
+        }
+        self.carried = {**CARRIED, **player.carried}
+        layout |= {name: layout[source] for name, source in self.carried.items()}
+        self.data = {name: np.empty((0, *shape), kind) for name, (shape, kind) in layout.items()}
+        self.slices: dict[str, slice] = {}  # per group, the rows that act now
+        self.population: dict[str, Array] = {}  # per group, `[n]`: which population they are of
+
+    def take(self, rows: int) -> slice:
+        """The next free rows."""
+        first, self.end = self.end, self.end + rows
+        if self.end > self.capacity:
+            self.capacity = max(2 * self.capacity, self.end)
+            for name, old in self.data.items():
+                self.data[name] = np.empty((self.capacity, *old.shape[1:]), old.dtype)
+                self.data[name][:first] = old[:first]
+        return slice(first, self.end)
+
+    def rewind(self) -> None:
+        """Moves the rows that act now to the front and forgets all others."""
+        start, rows = self.start, self.stop - self.start
+        for column in self.data.values():
+            column[:rows] = column[start : self.stop]
+        for name, old in self.slices.items():
+            self.slices[name] = slice(old.start - start, old.stop - start)
+        self.start, self.stop, self.end = 0, rows, rows
+
+    def act(self) -> None:
+        """Chooses the actions of the rows that act now."""
+        if self.stop == self.start:
+            return
+        now = slice(self.start, self.stop)
+        mask = self.data["action_mask"][now] if "action_mask" in self.data else None
+        given = (self.data["obs"][now], self.data["mean_actions"][now], mask)
+        if self.player.act_together is None:
+            self.data["actions"][now] = self.player.act(*given)
+        else:
+            count = len(self.names)
+            crowds = [self.population[g] * count + index for index, g in enumerate(self.names)]
+            self.data["actions"][now] = self.player.act_together(*given, np.concatenate(crowds))
+
+    def write(self, where: slice, source: Array, rows: Rows, episode: Episode, group: str) -> None:
+        """Fills all columns but `obs` of the rows `where`, in which agents of a group observe.
+
+        Args:
+            where: n rows.
+            source: `[n]` the row that each agent comes from, -1 for one that has just entered.
+            rows: what their population says of them.
+            episode: what their population plays.
+            group: of the agents.
+        """
+        data = self.data
+        if rows.action_mask is not None and "action_mask" not in data:
+            data["action_mask"] = np.ones((self.capacity, self.num_actions), bool)
+        first = {
+            "next_row": -1,
+            "eps_id": episode.id_,
+            "t": episode.length,
+            "group": self._number[group],
+            "agent_index": rows.ids,
+            "action_mask": True if rows.action_mask is None else rows.action_mask,
+        }
+        for name, column in data.items():
+            if name != "obs":
+                column[where] = first.get(name, 0)
+        known = source >= 0
+        before = source[known]
+        data["next_row"][before] = np.arange(where.start, where.stop)[known]
+        for name, origin in self.carried.items():
+            data[name][where][known] = data[origin][before]
+
+    def check_finite(self, where: slice, group: str) -> None:
+        """Raises a PopulationError if an observation is NaN or infinite."""
+        obs = self.data["obs"][where]
+        # The sum is a cheap first test: it is NaN or infinite if an observation is.
+        if obs.dtype.kind != "f" or np.isfinite(obs.sum(dtype=np.float32)):
+            return
+        bad = np.flatnonzero(~np.isfinite(obs.reshape(len(obs), -1)).all(axis=1))
+        if len(bad):
+            episode, t = (self.data[key][where][bad[0]] for key in ("eps_id", "t"))
+            wrong = f"the observation of row {bad[0]} is not finite (NaN or infinity)"
+            raise PopulationError(f"episode {episode}, group {group!r}, step {t}: {wrong}.")
+
+    def drop(self, episode: Episode) -> dict[str, int]:
+        """Takes an episode's rows out of learning; returns how many rows each group had."""
+        data = self.columns()
+        dropped = data["loss_mask"] & (data["eps_id"] == episode.id_)
+        data["loss_mask"][dropped] = False
+        numbers = data["group"][dropped]
+        return {g: int(np.count_nonzero(numbers == self._number[g])) for g in self.names}
+
+    def columns(self) -> dict[str, Array]:
+        """All rows that were written, as views."""
+        return {name: column[: self.end] for name, column in self.data.items()}

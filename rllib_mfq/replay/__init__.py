@@ -1,0 +1,1 @@
+"""What learners remember of what was played: numpy, no Ray."""

@@ -1,0 +1,53 @@
+"""Checkpoints that version 0.1 wrote, before modules were moved, still load and go on."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rllib_mfq import MFQ
+from rllib_mfq.algorithm.checkpoint import find_modules, load_modules, saved_settings
+
+FOLDER = Path(__file__).parent / "checkpoints"
+KINDS = ["new", "new_pool", "old_pool"]
+NEXT = {  # sum of |weights| after one more iteration of the version that wrote them
+    "new": {"squeeze": 972.1558912298751},
+    "new_pool": {"squeeze0": 0.5204186627524905, "squeeze1": 0.5142668408807367},
+    "old_pool": {"squeeze0": 0.5214136809254342, "squeeze1": 0.5150066416754271},
+}
+
+
+def sums(algo):
+    return {
+        module_id: sum(float(np.abs(np.asarray(x, float)).sum()) for x in tensors.values())
+        for module_id, tensors in algo.env_runner.module.get_state().items()
+    }
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_from_an_old_checkpoint_with_its_memory_and_its_opponent(kind, tmp_path):
+    folder = shutil.copytree(FOLDER / kind, tmp_path / kind)
+    algo = MFQ.from_checkpoint(str(folder))
+    assert algo.iteration == 3 and algo._agent_steps == 216
+    assert all(len(memory) > 0 for memory in algo._memories.values())
+    opponent = algo._self_play.opponent
+    assert (opponent is not None) == kind.endswith("pool")
+    assert opponent is None or opponent.opponents == 2
+    results = algo.train()
+    assert results["agent_steps_sampled_lifetime"] == 288
+    # Restored draws, memory and opponent: the run goes on as it would have in the old version.
+    assert sums(algo) == pytest.approx(NEXT[kind], rel=1e-5)
+    algo.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_modules_of_an_old_checkpoint_can_be_played(kind):
+    modules = load_modules(FOLDER / kind)
+    assert sorted(modules) == sorted(find_modules(FOLDER / kind)) == sorted(NEXT[kind])
+    for module in modules.values():
+        obs, mean_actions = np.zeros((3, 1), np.float32), np.zeros((3, 2), np.float32)
+        assert module.act(obs, mean_actions, None, explore=False).shape == (3,)
+    if kind != "old_pool":  # which holds no config
+        assert saved_settings(FOLDER / kind)["env"] == "gaussian_squeeze_v0"
