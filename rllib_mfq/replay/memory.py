@@ -63,12 +63,14 @@ class ReplayMemory:
                 self._allocate(name, new[name].shape[1:], kind)
         first = min(rows, self.capacity - self._next)
         ends = slice(self._next, self._next + first), slice(rows - first)
+        added = int(np.count_nonzero(columns["loss_mask"]))
+        self.num_steps_added += added
+        self.num_steps += added
         for here, there in zip(ends, (slice(first), slice(first, rows)), strict=True):
+            self.num_steps -= int(np.count_nonzero(self._columns["loss_mask"][here]))
             for name, column in self._columns.items():
                 # An environment may give its first mask late; until then everything was legal.
                 column[here] = new[name][there] if name in new else True
-        self.num_steps = int(np.count_nonzero(self._columns["loss_mask"]))
-        self.num_steps_added += int(np.count_nonzero(columns["loss_mask"]))
         self._next = (self._next + rows) % self.capacity
         self._size = min(self.capacity, self._size + rows)
 
