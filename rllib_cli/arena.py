@@ -1,7 +1,5 @@
 """The commands that play and show matches: `render`, `tournament` and `plot`."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import sys
@@ -28,14 +26,14 @@ ENV_CONFIG = option(
 )
 DRAWS = "Checkpoints draw actions from their Boltzmann policies, else they play greedily."
 EXPLORE = option("--explore/--no-explore", default=False, help=DRAWS)
-OUTPUT = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 NO_PLOTS = 'needs matplotlib: pip install "rllib_mfq[render]".'
 
 
 @click.command()
 @argument("checkpoint")
 @argument("opponent", required=False)
-@option("--out", "-o", required=True, type=OUTPUT, help="Write the .gif or .mp4 here.")
+@option("--out", "-o", required=True, type=PATH, help="Write the .gif or .mp4 here.")
 @ENV_CONFIG
 @option("--seed", type=int, default=0, help="Seed of the environment and of random draws.")
 @EXPLORE
@@ -62,8 +60,8 @@ def render(out: Path, **options: Any) -> None:
 @ENV_CONFIG
 @option("--seed", type=int, default=0, help="Seed of the environments and of random draws.")
 @option("--processes", type=IntRange(1), help="How many play; default: one per core.")
-@option("--out", "-o", type=OUTPUT, help="Write JSON here.")
-@option("--plot", type=OUTPUT, help="Draw a heat map here: .png, .svg or .pdf.")
+@option("--out", "-o", type=PATH, help="Write JSON here.")
+@option("--plot", type=PATH, help="Draw a heat map here: .png, .svg or .pdf.")
 @option("--import", "plugins", multiple=True, help="Import a module that registers things.")
 @EXPLORE
 def tournament(agents: Sequence[str], out: Path | None, plot: Path | None, **options: Any) -> None:
@@ -99,7 +97,7 @@ def tournament(agents: Sequence[str], out: Path | None, plot: Path | None, **opt
 
 @click.command()
 @argument("results", nargs=-1, required=True, metavar="RESULTS...")
-@option("--out", "-o", required=True, type=OUTPUT, help="The picture: .png, .svg or .pdf.")
+@option("--out", "-o", required=True, type=PATH, help="The picture: .png, .svg or .pdf.")
 @option("--metric", help="What learning curves show; by default the win rate or return.")
 @option("--x", help="What they are drawn over; by default agent steps.")
 @option("--label", "labels", multiple=True, help="Name of a learning curve. Repeatable.")
@@ -152,7 +150,7 @@ def _check_picture(option: str, path: Path) -> None:
         check_output(path, SUFFIXES)
 
 
-def _show(played: Tournament) -> None:
+def _show(played: "Tournament") -> None:
     """Prints the agents, best first, and every pair if there are few agents."""
     show_table([_agent_row(played, name) for name in played.agents])
     if len(played.agents) <= MOST_AGENTS_IN_PAIRS:
@@ -163,7 +161,7 @@ def _show(played: Tournament) -> None:
         click.echo(f"{note}; --explore draws the actions.", err=True)
 
 
-def _agent_row(played: Tournament, name: str) -> dict[str, Any]:
+def _agent_row(played: "Tournament", name: str) -> dict[str, Any]:
     pairs = [pair for pair in played.pairs if name in (pair.a, pair.b)]
     won = sum(pair.wins if name == pair.a else pair.losses for pair in pairs)
     drew = sum(pair.draws for pair in pairs)
@@ -176,7 +174,7 @@ def _agent_row(played: Tournament, name: str) -> dict[str, Any]:
     return row | {"kills per match": f"{fmean(known):.1f}" if known else "-"}
 
 
-def _pair_row(pair: Pair) -> dict[str, Any]:
+def _pair_row(pair: "Pair") -> dict[str, Any]:
     row: dict[str, Any] = {"agent": _short(pair.a), "against": _short(pair.b)}
     row |= {"won": pair.wins, "drew": pair.draws, "lost": pair.losses}
     row["won, 95 %"] = f"{pair.wilson_low:.2f} to {pair.wilson_high:.2f}"

@@ -17,8 +17,6 @@ from rllib_cli import arena, options
 from rllib_cli.experiments import BadInput, examples, find_example, read_experiments
 from rllib_cli.reproduce import reproduce
 
-PATH = click.Path(path_type=Path)
-
 
 def _show_versions(context: click.Context, option: click.Parameter, asked: bool) -> None:
     for package in ("rllib_mfq", "ray") if asked else ():
@@ -55,30 +53,29 @@ def main() -> None:
 @option("--run", "--algo", "-r", "-a", "run", help="Algorithm, such as MFQ or PPO.")
 @option("--env", "-e", help="Environment, such as battle_v4 or CartPole-v1.")
 @option("--config", "-c", help="Config of the algorithm, as JSON or YAML.")
-@option("--config-file", "-f", type=PATH, help="Same as `rllib train file`.")
+@option("--config-file", "-f", type=arena.PATH, help="Same as `rllib train file`.")
 @options.train_options
 @click.pass_context
 def train(context: click.Context, config_file: Path | None, **given: Any) -> None:
     """Trains the experiments that a file or the options describe."""
-    if context.invoked_subcommand:
+    if command := context.invoked_subcommand:
         for each in context.command.params:
             if context.get_parameter_source(each.name or "") is ParameterSource.COMMANDLINE:
-                command = context.invoked_subcommand
                 raise BadInput(f"{each.opts[0]} stands before {command}; put it behind.")
         return
     described = {name: given.pop(name) for name in ("run", "env", "config")}
     rest = options.Options(**given)
-    if config_file is None:
-        _run(lambda: options.experiment_from_options(**described, options=rest), rest)
-        return
     for name, value in described.items():
-        if value is not None:
+        if config_file and value is not None:
             raise BadInput(f"--{name} is {value!r}, but {config_file} says that; use --set.")
-    _run(lambda: read_experiments(config_file), rest)
+    if config_file:
+        _run(lambda: read_experiments(config_file), rest)
+    else:
+        _run(lambda: options.experiment_from_options(**described, options=rest), rest)
 
 
 @train.command("file")
-@argument("path", type=PATH)
+@argument("path", type=arena.PATH)
 @options.train_options
 def train_file(path: Path, **given: Any) -> None:
     """Trains the experiments of PATH: .yaml, .json, or .py with `config` and perhaps `stop`."""

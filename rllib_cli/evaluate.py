@@ -58,8 +58,7 @@ def _config(saved: AlgorithmConfig, play: Play) -> AlgorithmConfig:
     """The config of a checkpoint, changed so that one process plays in one environment."""
     config = saved.copy(copy_frozen=False)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=1)
-    config.learners(num_learners=0, num_gpus_per_learner=0)
-    config.num_aggregator_actors_per_learner = 0
+    config.learners(num_learners=0, num_gpus_per_learner=0, num_aggregator_actors_per_learner=0)
     config.evaluation(evaluation_interval=None, evaluation_num_env_runners=0)
     config.debugging(seed=play.seed)
     if play.env:

@@ -6,16 +6,14 @@ Everything else in this package asks `hooks(algorithm)` and does not know MFQ.
 import fnmatch
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 
 from rllib_cli.experiments import BadInput
-from rllib_cli.old_names import REPLAY_BUFFERS
 from rllib_cli.options import Play
-from rllib_cli.reported import LIFETIME, RETURN, RUNNER, Run
 from rllib_mfq.algorithm.checkpoint import check_checkpoint, saved_class_and_settings
 from rllib_mfq.algorithm.environment import make_creator, probe
 from rllib_mfq.algorithm.figures import episode_figures, match_figures
@@ -24,9 +22,25 @@ from rllib_mfq.algorithm.opponents import RANDOM
 from rllib_mfq.algorithm.pretrained import PREFIX, header, load_pretrained
 from rllib_mfq.algorithm.roster import modules_of_groups
 from rllib_mfq.algorithm.settings import TO_PLAY
+from rllib_mfq.mean_field.legal import did_you_mean
 from rllib_mfq.population.fragment import Episode
 
+RETURN = "env_runners/episode_return_mean"
 AGENT_STEPS, MODULE_STEPS = "num_agent_steps_sampled", "num_module_steps_sampled"
+LIFETIME = ("", "_lifetime")  # how the names of a count end
+
+TOP = {"training_iteration", "iterations_since_restore", "num_env_steps_sampled_lifetime"}
+TOP |= {"time_total_s", "time_this_iter_s", "time_since_restore", "timestamp"}
+TOP |= {"num_training_step_calls_per_iteration"}  # keys at the top of all results
+
+RUNNER = {f"episode_{what}_{how}" for what in ("return", "len") for how in ("mean", "min", "max")}
+RUNNER |= {f"num_{what}{end}" for what in ("episodes", "env_steps_sampled") for end in LIFETIME}
+RUNNER |= {"weights_seq_no", "sample"}  # keys below `env_runners` of all results
+
+GOALS = {"episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean"}
+GOALS |= {"agent_episode_return_mean", "module_episode_return_mean", "module_episode_returns_mean"}
+GOALS |= {"group_returns_mean", "win_rate", "kills", "survivors", "opponents"}
+"""Parts of keys that can be a goal, as opposed to a limit of time or steps."""
 
 Record = dict[str, Any]
 """What is written about an episode; `share` is 1 for a win, a half for a draw and 0 for a loss."""
@@ -38,18 +52,45 @@ NAMED: dict[str, Callable[[], Any]] = {MFQ.__name__: lambda: (MFQ,), **ALGORITHM
 """The algorithms that an experiment can name; their classes are found as in `ALGORITHMS`."""
 
 
-class Hooks:
-    """How the algorithms of RLlib behave.
+class Run(NamedTuple):
+    """Which keys the results of a run will have, before it runs.
 
-    Attributes:
-        old_names: old config keys that only these algorithms have, and today's keys.
-        own_keys: config keys that are not translated: the algorithm's config knows them.
-        module_returns: what the results call the returns of modules.
+    Tune warns only once of a stop key that the results lack, and then the run never stops.
     """
 
-    old_names: ClassVar[Mapping[str, str]] = REPLAY_BUFFERS
-    own_keys: Collection[str] = ()
-    module_returns = "module_episode_return_mean"
+    keys: set[str]  # all that are known by name
+    modules: set[str]
+    evaluated: bool  # whether there is evaluation
+    by_agent: Collection[str] = ()  # keys below which every agent, unknown yet, has a key
+    win_rates: Collection[str] = ()  # keys that say how often the run wins in evaluation
+    open: bool = False  # whether callbacks or a foreign algorithm may report any other key
+
+    def reports(self, key: str) -> bool:
+        """Whether the results will have a key, which is written with slashes."""
+        if key.startswith("evaluation/") and not self.evaluated:
+            return False
+        if key.startswith("learners/"):
+            _, module, *rest = key.split("/")
+            return module in {*self.modules, "__all_modules__"} and bool(rest)
+        head, _, last = key.removeprefix("evaluation/").rpartition("/")
+        return self.open or key in self.keys or (bool(last) and head in self.by_agent)
+
+    def check(self, key: str, what: str) -> None:
+        """Raises BadInput, which begins with `what`, unless the results will have a key."""
+        if not self.reports(key):
+            hint = did_you_mean(key, self.keys)
+            if key.startswith("evaluation/") and not self.evaluated:
+                hint = "; set evaluation_interval, so that the run is evaluated"
+            raise BadInput(f"{what} {key!r}, which this run never reports{hint}.")
+
+
+class Hooks:
+    """How the algorithms of RLlib behave."""
+
+    # Old config keys of the algorithm, and today's; if it has none, those of RLlib's buffers.
+    old_names: ClassVar[Mapping[str, str]] = {}
+    own_keys: Collection[str] = ()  # config keys that the algorithm knows: they are not translated
+    module_returns = "module_episode_return_mean"  # what the results call the returns of modules
 
     def run(self, config: Any) -> Run:
         """Which keys a run of a validated config will report."""
@@ -58,14 +99,11 @@ class Hooks:
         runner += [*_steps(MODULE_STEPS, modules), *(f"{self.module_returns}/{m}" for m in modules)]
         by_agent = ["agent_episode_return_mean", self.module_returns]
         by_agent += [f"{name}{end}" for name in (AGENT_STEPS, MODULE_STEPS) for end in LIFETIME]
+        below = [f"env_runners/{name}" for name in by_agent]
         foreign = config.algo_class.__module__.partition(".")[0] != "ray"
-        return Run(
-            modules=modules,
-            training=runner,
-            evaluation=runner if config.evaluation_interval else (),
-            by_agent=[f"env_runners/{name}" for name in by_agent],
-            open=foreign or _listens(config),
-        )
+        evaluated = bool(config.evaluation_interval)
+        keys = _keys(runner, runner if evaluated else ())
+        return Run(keys, modules, evaluated, below, open=foreign or _listens(config))
 
     def columns(self, keys: Collection[str]) -> list[Column]:
         """What progress shows of a result with these keys, the most important first."""
@@ -73,11 +111,7 @@ class Hooks:
         return [("return", RETURN, ".1f"), steps, ("length", "env_runners/episode_len_mean", ".1f")]
 
     def configure_play(self, config: Any, play: Play) -> None:
-        """Sets in a config what `rllib evaluate` needs of this algorithm.
-
-        Raises:
-            BadInput: there is an opponent, but the algorithm plays no matches.
-        """
+        """Sets what `rllib evaluate` needs in a config; BadInput if it cannot have an opponent."""
         if play.opponent:
             name = config.algo_class.__name__
             raise BadInput(f"--opponent is {play.opponent!r}; {name} plays no matches.")
@@ -116,10 +150,9 @@ class MFQHooks(Hooks):
         result: dict[str, Any] = {}
 
         def make() -> Any:
-            nonlocal result
             population = probe(config.env, make_creator(config.env), config.env_config)
             population.reset(seed=0)
-            result = getattr(population, "result", dict)()
+            result.update(getattr(population, "result", dict)())
             return population
 
         config.resolve_groups(make)
@@ -130,17 +163,13 @@ class MFQHooks(Hooks):
         evaluation = list(counts if opponents else training)
         for opponent, group in itertools.product(opponents, modules):
             evaluation += map("/".join, match_figures(episode, group, opponent))
-        top = ["agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates"]
-        top += ["replay_size", "weights_lag"]
-        top += ["self_play/win_rate", "self_play/opponents"] if config.has_opponent else []
-        return Run(
-            modules=set(modules.values()),
-            training=training,
-            evaluation=evaluation if config.evaluation_interval else (),
-            top=top,
-            win_rates=[f"evaluation/env_runners/win_rate/{name}" for name in sorted(opponents)],
-            open=_listens(config),
-        )
+        evaluated = bool(config.evaluation_interval)
+        keys = _keys(training, evaluation if evaluated else ())
+        keys |= {"agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates"}
+        keys |= {"replay_size", "weights_lag"}
+        keys |= {"self_play/win_rate", "self_play/opponents"} if config.has_opponent else set()
+        win_rates = [f"evaluation/env_runners/win_rate/{name}" for name in sorted(opponents)]
+        return Run(keys, set(modules.values()), evaluated, (), win_rates, _listens(config))
 
     def columns(self, keys: Collection[str]) -> list[Column]:
         """See `Hooks`."""
@@ -163,11 +192,10 @@ class MFQHooks(Hooks):
         if play.render:
             config.callbacks(on_episode_step=render_step)
         if play.opponent:
-            spec = play.opponent
-            if spec != RANDOM and not spec.startswith(PREFIX):
-                spec = check_checkpoint(spec)
+            named = play.opponent == RANDOM or play.opponent.startswith(PREFIX)
+            opponent = play.opponent if named else check_checkpoint(play.opponent)
             config.evaluation(evaluation_interval=1, evaluation_duration=1)
-            config.evaluation_opponents = {"opponent": spec}
+            config.evaluation_opponents = {"opponent": opponent}
 
     def restore(self, algorithm: Algorithm, path: str) -> None:
         """See `Hooks`; `pretrained:NAME` has one module, which plays all groups."""
@@ -196,6 +224,11 @@ class MFQHooks(Hooks):
         return record
 
 
+def is_goal(key: str) -> bool:
+    """Whether a stop key is something to reach, and no limit of time or steps."""
+    return not GOALS.isdisjoint(key.split("/"))
+
+
 def hooks(algorithm: Any) -> Hooks:
     """The hooks of an algorithm, which is a class or a name; a name need not exist."""
     is_class = isinstance(algorithm, type)
@@ -204,13 +237,7 @@ def hooks(algorithm: Any) -> Hooks:
 
 
 def load_config(spec: str) -> tuple[str, type[Algorithm], AlgorithmConfig]:
-    """Reads the config of an algorithm that can play.
-
-    Args:
-        spec: the folder of a checkpoint, which is unpickled, or `pretrained:NAME`.
-
-    Returns:
-        The absolute path (of a pretrained agent `spec`), the algorithm and its config.
+    """The path, algorithm and config of a checkpoint, which is unpickled, or `pretrained:NAME`.
 
     Raises:
         ValueError: there is none, or today's RLlib does not read it.
@@ -239,6 +266,12 @@ def _player(algorithm: Any) -> Any:
     """The env runner that plays: against an opponent, the one that evaluates."""
     matches = algorithm.config.evaluation_opponents
     return algorithm.eval_env_runner if matches else algorithm.env_runner
+
+
+def _keys(training: Iterable[str], evaluation: Iterable[str]) -> set[str]:
+    """The keys of results that hold these below the env runners of training and evaluation."""
+    keys = TOP | {f"env_runners/{name}" for name in training}
+    return keys | {f"evaluation/env_runners/{name}" for name in evaluation}
 
 
 def _steps(name: str, who: Iterable[str]) -> list[str]:

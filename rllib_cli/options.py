@@ -103,21 +103,17 @@ class Play:
     plugins: tuple[str, ...] = plugins_option()
 
 
-def _add_options(kind: type, old: dict[str, str]) -> Callable[[Command], Command]:
+def _add_options(kind: type, old: dict[str, str], command: Command) -> Command:
     """Adds the options of a dataclass to a command, and hidden old ones that print a notice."""
-
-    def add(command: Command) -> Command:
-        for names, reason in old.items():
-            hidden: dict[str, Any] = {"default": None, "hidden": True, "expose_value": False}
-            command = click.option(names, **hidden, callback=partial(_notice, reason))(command)
-        for each in reversed(fields(kind)):
-            flags = each.metadata["flags"]
-            if not any(flag.startswith("--") for flag in flags):  # no long one: the name
-                flags = (f"--{each.name.replace('_', '-')}", *flags)
-            command = click.option(each.name, *flags, **each.metadata["settings"])(command)
-        return command
-
-    return add
+    for names, reason in old.items():
+        hidden: dict[str, Any] = {"default": None, "hidden": True, "expose_value": False}
+        command = click.option(names, **hidden, callback=partial(_notice, reason))(command)
+    for each in reversed(fields(kind)):
+        flags = each.metadata["flags"]
+        if not any(flag.startswith("--") for flag in flags):  # no long one: the name
+            flags = (f"--{each.name.replace('_', '-')}", *flags)
+        command = click.option(each.name, *flags, **each.metadata["settings"])(command)
+    return command
 
 
 def _notice(reason: str, context: click.Context, option: click.Parameter, value: Any) -> None:
@@ -125,8 +121,8 @@ def _notice(reason: str, context: click.Context, option: click.Parameter, value:
         click.echo(f"note: {option.opts[0]} is ignored: {reason}.", err=True)
 
 
-train_options = _add_options(Options, OBSOLETE["train"])
-play_options = _add_options(Play, OBSOLETE["evaluate"])
+train_options = partial(_add_options, Options, OBSOLETE["train"])
+play_options = partial(_add_options, Play, OBSOLETE["evaluate"])
 
 
 def experiment_from_options(
@@ -187,8 +183,3 @@ def use_token(options: Options) -> None:
     exists = (Path.home() / ".ray" / "auth_token").exists() or "RAY_AUTH_TOKEN" in os.environ
     if cluster(options) and exists:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def storage(path: str) -> str:
-    """A storage path as Ray wants it: a URI as it is, a folder absolute."""
-    return path if "://" in path else str(Path(path).expanduser().resolve())

@@ -22,9 +22,7 @@ WIDEST_SETTING = 18
 class Progress(tune.ProgressReporter):
     """Tune's reporter on a terminal: a line per report of one trial, a table of several.
 
-    Args:
-        hooks: of the algorithm.
-        searched: the keys of the config that differ between trials.
+    `searched` are the keys of the config that differ between trials.
     """
 
     def __init__(self, hooks: Hooks, searched: Sequence[str] = ()) -> None:
@@ -38,9 +36,8 @@ class Progress(tune.ProgressReporter):
     def should_report(self, trials: list[Trial], done: bool = False) -> bool:
         """Whether some seconds have passed and there is something new."""
         iterations = [(trial.last_result or {}).get("training_iteration", 0) for trial in trials]
-        if iterations == self._iterations or not any(iterations):
-            return False
-        if time.monotonic() < self._next_report and not done:
+        early = time.monotonic() < self._next_report and not done
+        if early or iterations == self._iterations or not any(iterations):
             return False
         self._next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
         self._iterations = iterations

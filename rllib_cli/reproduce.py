@@ -8,11 +8,11 @@ from typing import Any
 import click
 from click import IntRange, option
 
-from rllib_cli.arena import NO_PLOTS, OUTPUT, matches_bar, show_table
+from rllib_cli.arena import NO_PLOTS, PATH, matches_bar, show_table
 from rllib_cli.experiments import BadInput, find_example, read_experiments, refusing
 
 RUNS = "Folder for figures and pictures; runs go into its runs/ and are not repeated."
-OUT = option("--out", "-o", type=OUTPUT, default=Path("results"), help=RUNS)
+OUT = option("--out", "-o", type=PATH, default=Path("results"), help=RUNS)
 PROCESSES = option("--processes", type=IntRange(1), default=2, help="How many at a time (2).")
 LEARNERS = click.Choice(["shared-table", "site-tables", "network"])
 LEARNER = "One table for all sites (default), one each, or one network."
@@ -43,7 +43,7 @@ def reproduce() -> None:
 def ising(out: Path, temperature: Sequence[float], **given: Any) -> None:
     """Order of the Ising model over temperature: learned, of Glauber dynamics, and exact."""
     with _into(out):
-        from rllib_cli.train_variants import train_variants
+        from rllib_cli.train import train_variants
         from rllib_mfq.experiments import ising as experiment
 
         temperatures = temperature or experiment.TEMPERATURES
@@ -64,7 +64,7 @@ def ising(out: Path, temperature: Sequence[float], **given: Any) -> None:
 def gaussian_squeeze(out: Path, agents: Sequence[int], **given: Any) -> None:
     """The share of the optimum that crowds of several sizes reach in the Gaussian squeeze."""
     with _into(out):
-        from rllib_cli.train_variants import train_variants
+        from rllib_cli.train import train_variants
         from rllib_mfq.arena.statistics import grouped
         from rllib_mfq.experiments import gaussian_squeeze as experiment
 
@@ -85,13 +85,13 @@ def gaussian_squeeze(out: Path, agents: Sequence[int], **given: Any) -> None:
 @option("--matches", type=IntRange(2), default=50, help="Matches of every pair (50); even.")
 @option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
 @option("--variations", is_flag=True, help="Also train and play the variations that were tried.")
-@option("--pretrained", type=OUTPUT, help="Write the best agents into this folder.")
+@option("--pretrained", type=PATH, help="Write the best agents into this folder.")
 def battle(out: Path, **given: Any) -> None:
     """Mean field against independent Q-learning, 64 against 64, all seeds against all."""
     if given["matches"] % 2:
         raise BadInput(f"--matches is {given['matches']}; it must be even: half on each side.")
     with _into(out), _into(given["pretrained"] or out, "--pretrained"), matches_bar() as show:
-        from rllib_cli.train_variants import train_variants
+        from rllib_cli.train import train_variants
         from rllib_mfq.arena.statistics import over_seeds
         from rllib_mfq.experiments import battle as experiment
 

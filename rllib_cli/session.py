@@ -1,6 +1,4 @@
-"""The session: Ray as the command starts it, what is seen of its logs, and Ctrl-C."""
-
-from __future__ import annotations
+"""The session: how the command starts Ray, which of its logs are seen, and Ctrl-C."""
 
 import importlib
 import logging
@@ -9,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import click
 import ray
@@ -22,11 +20,7 @@ from rllib_cli.options import Options, cluster
 
 
 def be_quiet(verbose: int) -> None:
-    """Sets the environment variables of Ray and Tune, and hides their logs unless asked for.
-
-    Args:
-        verbose: how many times `-v` was given.
-    """
+    """Sets the environment variables of Ray and Tune; hides their logs if `verbose` is 0."""
     settings = {
         "RAY_AIR_NEW_OUTPUT": "0",  # the new output takes no reporter
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `Interrupt` saves checkpoints
@@ -54,12 +48,9 @@ def start_ray(options: Options) -> None:
     if ray.is_initialized():
         return
     address = cluster(options)
-    resources = {
-        "num_cpus": options.ray_num_cpus,
-        "num_gpus": options.ray_num_gpus,
-        "object_store_memory": options.ray_object_store_memory,
-    }
-    given: dict[str, Any] = {key: value for key, value in resources.items() if value is not None}
+    names = ("num_cpus", "num_gpus", "object_store_memory")
+    resources = {name: getattr(options, f"ray_{name}") for name in names}
+    given = {name: value for name, value in resources.items() if value is not None}
     if address and given:
         option = f"--ray-{next(iter(given)).replace('_', '-')}"
         raise BadInput(f"{option} is the cluster's to say, not ours.")
@@ -78,12 +69,8 @@ class Interrupt(tune.Callback):
     """Makes the first Ctrl-C pause every trial at the end of its iteration.
 
     Tune's own handler ends the run at once and saves no trial. A paused trial is saved, and Tune
-    goes on with it when the experiment is resumed; a stopped trial counts as finished.
+    continues it when the experiment is resumed; a stopped trial would count as finished.
     A second Ctrl-C ends the run at once.
-
-    Args:
-        scheduler: the scheduler of the run; after the first Ctrl-C it pauses trials and starts
-            none.
     """
 
     def __init__(self, scheduler: TrialScheduler) -> None:
@@ -98,18 +85,17 @@ class Interrupt(tune.Callback):
         def choose_trial_to_run(*args: Any, **kwargs: Any) -> Trial | None:
             return None if self.requested else choose(*args, **kwargs)
 
-        # Set on the object, since Tune asks for the class of some schedulers: a wrapper would
-        # have another class.
+        # A scheduler that wraps this one would not do: Tune checks the class of some schedulers.
         scheduler.on_trial_result = on_trial_result
         scheduler.choose_trial_to_run = choose_trial_to_run
 
-    def __enter__(self) -> Interrupt:
-        """Takes over Ctrl-C; because of TUNE_DISABLE_SIGINT_HANDLER Tune does not."""
+    def __enter__(self) -> Self:
+        """Handles Ctrl-C from now on; TUNE_DISABLE_SIGINT_HANDLER keeps Tune from doing so."""
         self._handler = signal.signal(signal.SIGINT, self._request)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Gives Ctrl-C back."""
+        """Restores the handler that was there before."""
         signal.signal(signal.SIGINT, self._handler)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:

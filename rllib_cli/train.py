@@ -5,9 +5,10 @@ import math
 import random
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -19,46 +20,42 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils import flatten_dict
 
-from rllib_cli.experiments import BadInput, Experiment, refusing
-from rllib_cli.hooks import Hooks, hooks
-from rllib_cli.options import Options, apply_options, cluster, storage
+from rllib_cli.experiments import BadInput, Experiment, find_example, read_experiments, refusing
+from rllib_cli.hooks import RETURN, hooks, is_goal
+from rllib_cli.options import Options, apply_options, cluster
 from rllib_cli.progress import Progress, summary
-from rllib_cli.reported import RETURN, is_goal
 from rllib_cli.session import Interrupt, be_quiet, import_plugins, start_ray
-from rllib_cli.sweep import make_scheduler, plain_configs, searched
 from rllib_cli.translation import translate
-from rllib_cli.validation import TUNES, Checked, check
+from rllib_cli.validation import TUNES, Checked, check, make_scheduler, plain_configs, searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
+from rllib_mfq.experiments.runs import Run, finished
 from rllib_mfq.mean_field.legal import is_number
 
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
+VARIANT = "__variant__"  # the config key for a variant's name; MFQ leaves keys like this to Tune
 
 
 def train(experiments: dict[str, Experiment], options: Options) -> int:
-    """Checks the experiments, runs them and prints what came out.
-
-    Args:
-        experiments: as read.
-        options: of the command line.
+    """Checks experiments, runs them and prints what came out.
 
     Returns:
-        The exit code: 0; 1 if a trial failed or, with `--as-test`, missed every goal; 130 after
-        Ctrl-C.
+        The exit code: 0; 1 if a trial failed or, with `--as-test`, no trial reached a goal; 130
+        after Ctrl-C.
 
     Raises:
-        BadInput: something cannot work; nothing has been started.
+        BadInput: an experiment cannot run; no experiment has been started.
     """
     be_quiet(options.verbose)
     import_plugins(options.plugins)
     checked = prepare(experiments, options)
     plans = [_plan(name, each) for name, each in checked.items()]
-    if options.resume and not any(map(_was_run, plans)):
-        folder = plans[0].experiment.storage.experiment_fs_path
+    if options.resume and not any(_was_run(plan.for_tune) for plan in plans):
+        folder = plans[0].for_tune.storage.experiment_fs_path
         raise BadInput(f"--resume finds no run in {folder}.")
     wandb = _wandb(options)
     start_ray(options)
     _check_resources(checked, options)
-    if options.seed is not None:  # Tune's draws come from these two
+    if options.seed is not None:  # Tune draws its random numbers from these two
         random.seed(options.seed)
         np.random.seed(options.seed)
     codes = []
@@ -69,63 +66,38 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
     return max(codes)
 
 
-@dataclass
-class _Plan:
-    """An experiment as Tune takes it, and the result by which its trials are ranked."""
+def train_variants(
+    example: str,
+    variants: Mapping[str, Mapping[str, Any]],
+    storage: Path,
+    stop: Mapping[str, float] | None = None,
+    processes: int = 2,
+) -> dict[str, Run]:
+    """Trains, side by side, the variants of an example that have no finished run; see `Train`.
 
-    experiment: TuneExperiment
-    hooks: Hooks
-    scheduler: TrialScheduler
-    metric: str
-    mode: str
-    goals: dict[str, float]
-    searched: list[str]
-
-
-def _plan(name: str, checked: Checked) -> _Plan:
-    experiment, run = checked.experiment, checked.run
-    settings = experiment.get("scheduler_config") or {}
-    goals = {key: value for key, value in experiment["stop"].items() if is_goal(key)}
-    metric = settings.get("metric") or next(iter([*goals, *run.win_rates, RETURN]))
-    kind = experiment.get("scheduler") or "fifo"
-    return _Plan(
-        tune_experiment(name, experiment),
-        hooks(experiment["run"]),
-        make_scheduler(name, kind, settings, metric, run),
-        metric,
-        settings.get("mode", "max"),
-        goals,
-        [*searched(experiment["config"]), *settings.get("hyperparam_mutations", {})],
-    )
-
-
-def _run(plan: _Plan, options: Options, callbacks: list[tune.Callback]) -> int:
-    """Runs one experiment, says what came out and returns its exit code."""
-    terminal = sys.stdout.isatty()
-    with Interrupt(plan.scheduler) as interrupt:
+    Raises:
+        BadInput: a run failed or was interrupted; the runs that finished are kept.
+    """
+    missing = {name: dict(variants[name]) for name in variants if not finished(storage / name)}
+    if missing:
+        be_quiet(0)
+        options = Options(ray_num_cpus=processes)
+        (base,) = read_experiments(find_example(example)).values()
+        base["stop"] |= stop or {}
+        plain = {name: {**base, "config": base["config"] | c} for name, c in missing.items()}
+        experiment = next(iter(prepare(plain, options).values())).experiment
+        experiment["storage_path"] = str(storage.parent)
+        start_ray(options)
+        click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
         try:
-            trials: list[Trial] = tune.run(
-                [plan.experiment],
-                scheduler=plan.scheduler,
-                verbose=1 if terminal else 0,
-                progress_reporter=Progress(plan.hooks, plan.searched) if terminal else None,
-                callbacks=[*callbacks, interrupt],
-                resume=options.resume and _was_run(plan),
-                raise_on_failed_trial=False,
-            ).trials
-        except KeyboardInterrupt:
-            click.echo("Ended without a checkpoint.", file=sys.stderr)
-            return INTERRUPTED
-    for trial in trials:
-        click.echo(summary(trial, plan.searched if len(trials) > 1 else ()))
-    if interrupt.requested:
-        words = [word for word in sys.argv[1:] if word != "--resume"]
-        click.echo(f"Go on with: {shlex.join(['rllib', *words, '--resume'])}")
-        return INTERRUPTED
-    _show_best(plan, trials)
-    failed = any(trial.status != Trial.TERMINATED for trial in trials)
-    missed = options.as_test and not _reached(plan, trials)
-    return 1 if failed or missed else 0
+            _tune(_side_by_side(storage.name, experiment, missing), experiment["run"], [VARIANT])
+        finally:
+            ray.shutdown()
+    runs = {name: run for name in variants if (run := finished(storage / name))}
+    lacking = [name for name in variants if name not in runs]
+    if lacking:
+        raise BadInput(f"the runs {', '.join(lacking)} in {storage} did not end; start again.")
+    return runs
 
 
 def prepare(experiments: dict[str, Experiment], options: Options) -> dict[str, Checked]:
@@ -142,13 +114,108 @@ def prepare(experiments: dict[str, Experiment], options: Options) -> dict[str, C
         checked[name] = check(name, translated)
         for notice in (*notices, *checked[name].notices):
             click.echo(f"note: {notice}", file=sys.stderr)
-        goals = [key for key in translated["stop"] if is_goal(key)]
-        if options.as_test and not goals:
+        if options.as_test and not _goals(translated):
             raise BadInput(
                 f"{name}: --as-test needs a goal in stop, such as {RETURN}; there is "
                 f"{', '.join(translated['stop']) or 'nothing'}."
             )
     return checked
+
+
+class _Plan(NamedTuple):
+    """An experiment that has been checked, and what Tune needs to run it."""
+
+    checked: Experiment
+    for_tune: TuneExperiment  # the same experiment as Tune takes it
+    scheduler: TrialScheduler
+    metric: str  # the result by which its trials are ranked
+
+
+def _plan(name: str, checked: Checked) -> _Plan:
+    experiment, run = checked.experiment, checked.run
+    given = (experiment.get("scheduler_config") or {}).get("metric")
+    metric = given or next(iter([*_goals(experiment), *run.win_rates, RETURN]))
+    for_tune = _tune_experiment(name, experiment)
+    return _Plan(experiment, for_tune, make_scheduler(name, experiment, metric, run), metric)
+
+
+def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
+    """An experiment that has been checked, as Tune takes it."""
+    given = {key: experiment[key] for key in TUNES if experiment.get(key) is not None}
+    # Tune's own names of folders hold every setting that is searched, and are too long.
+    given["trial_dirname_creator"] = lambda trial: str(trial.config.get(VARIANT, trial))
+    if path := experiment.get("storage_path"):
+        given["storage_path"] = path if "://" in path else str(Path(path).expanduser().resolve())
+    checkpoints = {"checkpoint_at_end": True, **experiment["checkpoint_config"]}
+    with refusing(f"{name}: ", TypeError, ValueError):
+        given["checkpoint_config"] = tune.CheckpointConfig(**checkpoints)
+        return TuneExperiment(name, **given)
+
+
+def _side_by_side(
+    name: str, experiment: Experiment, variants: dict[str, dict[str, Any]]
+) -> TuneExperiment:
+    """One experiment with a trial per variant: of several experiments, Tune would log only one."""
+    config = experiment["config"]
+    default = experiment["run"].get_default_config().to_dict()
+    values = {name: ChainMap(changes, config, default) for name, changes in variants.items()}
+    drawn = {
+        key: tune.sample_from(lambda spec, key=key: values[spec.config[VARIANT]][key])
+        for key in {key for changes in variants.values() for key in changes}
+    }
+    planned = {**experiment, "config": config | drawn | {VARIANT: tune.grid_search([*variants])}}
+    return _tune_experiment(name, planned)
+
+
+def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> int:
+    """Runs one experiment, says what came out and returns its exit code."""
+    settings = plan.checked.get("scheduler_config") or {}
+    keys = [*searched(plan.checked["config"]), *settings.get("hyperparam_mutations", {})]
+    with Interrupt(plan.scheduler) as interrupt:
+        try:
+            trials = _tune(
+                plan.for_tune,
+                plan.checked["run"],
+                keys,
+                scheduler=plan.scheduler,
+                callbacks=[*callbacks, interrupt],
+                resume=options.resume and _was_run(plan.for_tune),
+            )
+        except KeyboardInterrupt:
+            click.echo("Ended without a checkpoint.", file=sys.stderr)
+            return INTERRUPTED
+    for trial in trials:
+        click.echo(summary(trial, keys if len(trials) > 1 else ()))
+    if interrupt.requested:
+        words = [word for word in sys.argv[1:] if word != "--resume"]
+        click.echo(f"Go on with: {shlex.join(['rllib', *words, '--resume'])}")
+        return INTERRUPTED
+    _show_best(trials, plan.metric, settings.get("mode", "max"))
+    failed = any(trial.status != Trial.TERMINATED for trial in trials)
+    goals = _goals(plan.checked)
+    results = [trial.last_result for trial in trials]
+    reached = any(_value(each, key) >= goal for each in results for key, goal in goals.items())
+    if options.as_test and not reached:
+        missed = " or ".join(f"{key} {goal:g}" for key, goal in goals.items())
+        name = plan.for_tune.storage.experiment_dir_name
+        click.echo(f"{name}: the goal was not reached: {missed}.", file=sys.stderr)
+        failed = True
+    return int(failed)
+
+
+def _tune(
+    experiment: TuneExperiment, algorithm: type, searched: Sequence[str], **settings: Any
+) -> list[Trial]:
+    """Lets Tune run an experiment, and shows the progress on a terminal."""
+    terminal = sys.stdout.isatty()
+    trials: list[Trial] = tune.run(
+        experiment,
+        verbose=1 if terminal else 0,
+        progress_reporter=Progress(hooks(algorithm), searched) if terminal else None,
+        raise_on_failed_trial=False,
+        **settings,
+    ).trials
+    return trials
 
 
 def _wandb(options: Options) -> list[tune.Callback]:
@@ -163,19 +230,16 @@ def _wandb(options: Options) -> list[tune.Callback]:
 
 
 def _check_resources(checked: dict[str, Checked], options: Options) -> None:
-    """Refuses what this machine cannot run: Tune would wait for ever for a CPU it does not have.
-
-    A cluster may still grow, so there this is only a notice.
-    """
+    """Refuses a trial that needs more than this machine has: Tune would wait for ever."""
     have = ray.cluster_resources()
     for name, each in checked.items():
-        plain = next(iter(plain_configs(each.experiment["config"])))
+        plain = plain_configs(each.experiment["config"])[0]
         request = each.experiment["run"].default_resource_request(plain)
         for kind, needed in (request.required_resources if request else {}).items():
             if needed <= have.get(kind, 0):
                 continue
             message = f"{name}: a trial needs {needed:g} {kind}, Ray has {have.get(kind, 0):g}"
-            if cluster(options):
+            if cluster(options):  # which may still grow
                 click.echo(f"note: {message} now; it waits for more.", file=sys.stderr)
             else:
                 ray.shutdown()
@@ -185,33 +249,16 @@ def _check_resources(checked: dict[str, Checked], options: Options) -> None:
                 )
 
 
-def tune_experiment(
-    name: str, experiment: Experiment, trial_dirname_creator: Callable[[Trial], str] = str
-) -> TuneExperiment:
-    """An experiment that has been checked, as Tune takes it.
-
-    Args:
-        name: of the experiment.
-        experiment: what `check` returns.
-        trial_dirname_creator: names the folder of a trial; Tune's own names hold every setting
-            that is searched, and fill three lines.
-    """
-    given = {key: experiment[key] for key in TUNES if experiment.get(key) is not None}
-    given["trial_dirname_creator"] = trial_dirname_creator
-    if experiment.get("storage_path"):
-        given["storage_path"] = storage(experiment["storage_path"])
-    checkpoints = {"checkpoint_at_end": True, **experiment["checkpoint_config"]}
-    with refusing(f"{name}: ", TypeError, ValueError):
-        given["checkpoint_config"] = tune.CheckpointConfig(**checkpoints)
-        return TuneExperiment(name, **given)
-
-
-def _was_run(plan: _Plan) -> bool:
+def _was_run(experiment: TuneExperiment) -> bool:
     """Whether there is a run to resume."""
-    storage = plan.experiment.storage
+    storage = experiment.storage
     folder = FileSelector(storage.experiment_fs_path, allow_not_found=True)
     files = storage.storage_filesystem.get_file_info(folder)
     return any(file.base_name.startswith("experiment_state-") for file in files)
+
+
+def _goals(experiment: Experiment) -> dict[str, float]:
+    return {key: value for key, value in experiment["stop"].items() if is_goal(key)}
 
 
 def _value(results: dict[str, Any] | None, metric: str) -> float:
@@ -219,32 +266,19 @@ def _value(results: dict[str, Any] | None, metric: str) -> float:
     return float(value) if is_number(value) else math.nan
 
 
-def _show_best(plan: _Plan, trials: list[Trial]) -> None:
+def _show_best(trials: list[Trial], metric: str, mode: str) -> None:
     """Names the best checkpoint and how to play it."""
-    sign = 1 if plan.mode == "max" else -1
+    sign = 1 if mode == "max" else -1
     saved = [
-        (sign * _value(result.metrics, plan.metric), result.checkpoint.path)
+        (sign * _value(result.metrics, metric), result.checkpoint.path)
         for trial in trials
         for result in trial.run_metadata.checkpoint_manager.best_checkpoint_results
     ]
     if not saved:
         return
     value, path = max(saved, key=lambda pair: (not math.isnan(pair[0]), pair[0]))
-    known = "" if math.isnan(value) else f" ({plan.metric} {sign * value:.3g})"
-    opponent = " --opponent random" if "/win_rate/" in plan.metric else ""
+    known = "" if math.isnan(value) else f" ({metric} {sign * value:.3g})"
+    opponent = " --opponent random" if "/win_rate/" in metric else ""
     if len(saved) > 1:
         click.echo(f"best{known}: {path}")
     click.echo(f"play it: rllib evaluate {shlex.quote(path)}{opponent}")
-
-
-def _reached(plan: _Plan, trials: list[Trial]) -> bool:
-    """Whether a trial reached a goal in `stop`; says so if none did."""
-    for trial in trials:
-        if any(_value(trial.last_result, key) >= goal for key, goal in plan.goals.items()):
-            return True
-    goals = " or ".join(f"{key} {goal:g}" for key, goal in plan.goals.items())
-    click.echo(
-        f"{plan.experiment.storage.experiment_dir_name}: the goal was not reached: {goals}.",
-        file=sys.stderr,
-    )
-    return False

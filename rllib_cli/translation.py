@@ -1,34 +1,41 @@
 """Translation: puts experiments of RLlib 1.x and 2.x into the words of today's RLlib.
 
-Keys that still have a meaning are renamed. Keys that have none are left out with a notice. Keys
-that cannot be left out, since the run would be another one, are refused.
+`old_names.yaml` lists the keys that are renamed, those that have no meaning any more and are left
+out with a notice, and those that are refused, since the run would be another one without them.
 """
 
 import copy
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.utils import flatten_dict
 
 from rllib_cli.experiments import BadInput, Experiment
 from rllib_cli.hooks import hooks
-from rllib_cli.old_names import BUFFERS, CONFIG, EXPERIMENT, METRICS, REFUSED, WITHOUT_MEANING
+from rllib_cli.options import CHECKPOINTS
+from rllib_mfq.algorithm.old_names import OLD_NAMES
+
+_TABLES = yaml.safe_load(Path(__file__).with_name("old_names.yaml").read_text(encoding="utf-8"))
+
+SPECIAL: set[str] = set(_TABLES["special"])
+REPLAY_BUFFERS: dict[str, str] = _TABLES["replay_buffers"]
+METRICS: dict[str, str] = _TABLES["metrics"]
+
+EXPERIMENT = {"local_dir": "storage_path", "upload_dir": "storage_path"}  # keys of an experiment
+EXPERIMENT |= {old: f"checkpoint_config/{new}" for old, new in CHECKPOINTS.items()}
+CONFIG = {old: new for old, new in OLD_NAMES.items() if old not in SPECIAL}  # of any algorithm
+CONFIG["vf_share_layers"] = "model/vf_share_layers"
 
 
 def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]:
-    """Puts an experiment into today's words.
-
-    Args:
-        name: of the experiment.
-        experiment: as read.
-
-    Returns:
-        A new experiment, and notices of what changed, one sentence each.
+    """Copies an experiment into today's words; returns notices of what changed, too.
 
     Raises:
-        BadInput: it has a key that is refused.
+        BadInput: the experiment has a key that is refused.
     """
     experiment = copy.deepcopy(experiment)
     config: dict[str, Any] = experiment.get("config") or {}
@@ -38,7 +45,7 @@ def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]
     if isinstance(run, str):  # a class is from a Python file of today's RLlib
         notices += [*_leave_out(name, experiment), *_leave_out(name, config)]
         renamed += _rename(name, experiment, EXPERIMENT)
-        renamed += _rename(name, config, {**CONFIG, **hooks(run).old_names})
+        renamed += _rename(name, config, {**CONFIG, **(hooks(run).old_names or REPLAY_BUFFERS)})
         notices += _translate_values(name, run, config)
     if "env" in experiment:
         config["env"] = experiment.pop("env")
@@ -67,11 +74,11 @@ def mean_std_filter(env: Any, spaces: Any = None, device: Any = None) -> Any:
 
 def _leave_out(name: str, mapping: dict[str, Any]) -> Iterator[str]:
     """Refuses some keys and takes out those without meaning; yields notices."""
-    for path, reason in REFUSED.items():
+    for path, reason in _TABLES["refused"].items():
         holder, key = _holder(mapping, path)
         if holder.get(key):
             raise BadInput(f"{name}: {_dotted(path)} is of old RLlib; {reason}.")
-    for path, reason in WITHOUT_MEANING.items():
+    for path, reason in _TABLES["without_meaning"].items():
         holder, key = _holder(mapping, path)
         if holder.pop(key, None) is not None:
             yield f"{_dotted(path)} is left out: {reason}"
@@ -148,9 +155,9 @@ def _translate_values(name: str, run: str, config: dict[str, Any]) -> Iterator[s
             config["epsilon"] = [[0, first], [steps, exploration.get("final_epsilon", 0.05)]]
             yield "exploration_config is now epsilon, a schedule"
     buffer = config.get("replay_buffer_config") or {}
-    if buffer.get("type") in BUFFERS:
+    if buffer.get("type") in _TABLES["buffers"]:
         old, prefix = buffer["type"], "MultiAgent" if "multiagent" in config else ""
-        buffer["type"] = prefix + BUFFERS[old]
+        buffer["type"] = prefix + _TABLES["buffers"][old]
         yield f"replay_buffer_config.type {old} is now {buffer['type']}"
     prioritized = config.pop("prioritized_replay", None)
     if prioritized is not None:

@@ -232,7 +232,7 @@ def test_what_is_said_to_be_reported_is_what_a_run_reports(trained):
 
     run = check("tiny", translate("tiny", TINY)[0]).run
     found = set(flat(results_of(trained.folder)[0][-1]))
-    assert set(run.names()) - found == set()
+    assert run.keys - found == set()
     named = {key for key in found if key.startswith(("env_runners/", "evaluation/env_runners/"))}
     unsaid = {key for key in named if not run.reports(key)}
     assert {key for key in unsaid if "throughput" not in key and "failures" not in key} == set()

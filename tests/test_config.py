@@ -18,8 +18,8 @@ from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 from small_battles import SIZE, small_battle
 
 from rllib_mfq import MFQ, Group, MFQConfig, MFQEnvRunner, PopulationError, Rows, magent2
-from rllib_mfq.algorithm.rllib_keys import NEW_STACK
 from rllib_mfq.algorithm.settings import SETTINGS
+from rllib_mfq.algorithm.validation import NEW_STACK
 from rllib_mfq.population.magent2 import ENVIRONMENTS, MAgent2Population
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests

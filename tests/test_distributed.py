@@ -66,7 +66,7 @@ def test_a_killed_runner_comes_back_with_current_weights_and_training_goes_on(bu
     assert results["fault_tolerance"]["num_healthy_workers"] == 2
     current = sum(p.sum().item() for p in algo.env_runner.module["shared"].parameters())
     algo._collect()
-    algo._requests.send()
+    algo._request_fragments()
     algo._collect()
     assert runner_weights(algo) == pytest.approx([current, current], rel=1e-6)
 

@@ -10,14 +10,11 @@ from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.search.sample import Categorical, Float, Integer
 
-from rllib_cli import old_names
 from rllib_cli.experiments import BadInput, parse, read_experiments, set_values
-from rllib_cli.hooks import Hooks, MFQHooks
+from rllib_cli.hooks import Hooks, MFQHooks, is_goal
 from rllib_cli.options import Options, apply_options, experiment_from_options
-from rllib_cli.reported import is_goal
-from rllib_cli.sweep import plain_configs, searched, with_spaces
-from rllib_cli.translation import metric, translate
-from rllib_cli.validation import check
+from rllib_cli.translation import CONFIG, REPLAY_BUFFERS, metric, translate
+from rllib_cli.validation import check, plain_configs, searched, with_spaces
 from rllib_mfq import MFQConfig
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
 
@@ -131,9 +128,9 @@ def test_a_name_fits_one_experiment_only():
         experiment_from_options(None, None, None, Options())
 
 
-@pytest.mark.parametrize("key", sorted(old_names.CONFIG | old_names.REPLAY_BUFFERS))
+@pytest.mark.parametrize("key", sorted(CONFIG | REPLAY_BUFFERS))
 def test_every_new_name_in_the_tables_is_one_that_rllib_reads(key):
-    new = (old_names.CONFIG | old_names.REPLAY_BUFFERS)[key].split("/")[0]
+    new = (CONFIG | REPLAY_BUFFERS)[key].split("/")[0]
     configs = [vars(ALGORITHMS[name]()[1]) for name in ("PPO", "DQN", "IMPALA", "APPO")]
     assert any(new in config and config[new] != -1 for config in configs)
     dead = [c for c in configs if key in c and c[key] not in (-1, c.get(new))]
@@ -299,7 +296,7 @@ def test_search_spaces_are_tunes():
     assert config["nested"]["target"] == tune.grid_search(["mean_field", "max"])
     assert config["env_config"] == {"map_size": 12}
     assert searched(config) == ["lr", "tau", "size", "n", "nested/target", "steps/0/1"]
-    plain = list(plain_configs(config))
+    plain = plain_configs(config)
     assert len(plain) == 1 + 6
     assert plain[0]["n"] == "group" and plain[0]["size"] == 1
     assert {"radius": 3} in [each["n"] for each in plain]

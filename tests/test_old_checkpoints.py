@@ -32,9 +32,9 @@ def test_a_run_goes_on_from_an_old_checkpoint_with_its_memory_and_its_opponent(k
     algo = MFQ.from_checkpoint(str(folder))
     assert algo.iteration == 3 and algo._agent_steps == 216
     assert all(len(memory) > 0 for memory in algo._memories.values())
-    opponent = algo._self_play.opponent
-    assert (opponent is not None) == kind.endswith("pool")
-    assert opponent is None or opponent.opponents == 2
+    has_pool = kind.endswith("pool")
+    assert (algo._self_play.KIND == "pool") == has_pool
+    assert algo._self_play.opponents == 2 * has_pool
     results = algo.train()
     assert results["agent_steps_sampled_lifetime"] == 288
     # Restored draws, memory and opponent: the run goes on as it would have in the old version.

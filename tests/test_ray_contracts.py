@@ -67,7 +67,7 @@ from small_battles import small_battle
 
 import rllib_cli
 import rllib_mfq
-from rllib_cli import old_names, reported, sweep
+from rllib_cli import hooks, translation, validation
 from rllib_cli.session import Interrupt, be_quiet
 from rllib_mfq import MFQEnvRunner, MFQRolloutWorker, MFQTorchPolicy, MFQTorchRLModule
 from rllib_mfq.algorithm.checkpoint import CLASS, MODULES, STATE, saved_class_and_settings
@@ -141,7 +141,7 @@ NAMES = [
 
 # RLlib's keys beginning with an underscore that the tables of keys name; test_rllib_keys checks
 # that they exist, in both directions.
-TABLES = {"rllib_keys.py", "keys.py", "old_names.py"}
+TABLES = {"keys.py", "old_names.py"}
 
 
 def has(owner, name):
@@ -291,14 +291,14 @@ def test_what_the_command_calls_a_figure_is_what_rllib_calls_it():
     # Otherwise `stop` is refused although the run reports its key, or never comes true.
     names = {value for value in vars(metrics).values() if isinstance(value, str)}
     names.add(ray.rllib.core.ALL_MODULES)
-    assert names >= reported.RUNNER
+    assert names >= hooks.RUNNER
     assert {"episode_duration_sec_mean", "time_between_sampling"} <= names
     assert {"num_agent_steps_sampled", "num_module_steps_sampled"} <= names
     per_agent = inspect.getsource(SingleAgentEnvRunner)
     assert (
         '"agent_episode_return_mean"' in per_agent and '"module_episode_return_mean"' in per_agent
     )
-    for key in old_names.METRICS.values():
+    for key in translation.METRICS.values():
         assert set(key.split("/")) <= names, key
     assert metrics.ENV_RUNNER_RESULTS == "env_runners"
     assert metrics.EVALUATION_RESULTS == "evaluation" and metrics.LEARNER_RESULTS == "learners"
@@ -787,7 +787,7 @@ def test_rays_token_is_where_use_token_looks_for_it():
 
 def test_every_scheduler_has_a_name_that_makes_it_or_a_function_that_imports_it():
     # `make_scheduler` reads legal settings off the class.
-    assert {"fifo", "pbt", *sweep.SHORT.values()} <= set(SCHEDULER_IMPORT)
+    assert {"fifo", "pbt", *validation.SHORT.values()} <= set(SCHEDULER_IMPORT)
     for kind in SCHEDULER_IMPORT.values():
         assert inspect.isfunction(kind) or issubclass(kind, TrialScheduler)
     pbt = SCHEDULER_IMPORT["pbt"]

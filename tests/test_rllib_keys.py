@@ -17,7 +17,7 @@ from small_battles import small_battle
 
 from rllib_mfq import MFQ, MFQTorchPolicy
 from rllib_mfq.algorithm.old_stack import KEYS as OLD_STACK
-from rllib_mfq.algorithm.rllib_keys import NEW_STACK
+from rllib_mfq.algorithm.validation import NEW_STACK
 
 KEYS = set(vars(AlgorithmConfig()))
 STACKS = pytest.mark.parametrize("old", [False, True], ids=["new", "old"])

@@ -46,7 +46,7 @@ def learner(value):
 
 
 def tracked(tau=0.75):
-    return TrackedOpponent({"tau": tau}, 0, learner(0.0))
+    return TrackedOpponent({"tau": tau}, 0, 10, lambda: learner(0.0))
 
 
 @STACKS
@@ -131,13 +131,15 @@ def test_the_opponents_side_is_played_by_its_own_networks(build):
 
 def test_it_moves_only_after_a_round_that_was_won_and_by_the_formula():
     opponent = tracked()
+    opponent._learner = lambda: learner(1.0)
     for shares in ([], [0.0], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0, 0.0]):
-        opponent.end_round(shares, 0, lambda: learner(1.0))
+        opponent.end_round(shares, 0)
         assert_same(opponent.weights, learner(0.0))
         assert opponent.number == 1 and opponent.opponents == 0
-    opponent.end_round([1.0, 0.5], 0, lambda: learner(1.0))
+    opponent.end_round([1.0, 0.5], 0)
     assert_same(opponent.weights, learner(0.75))
-    opponent.end_round([1.0], 0, lambda: learner(2.0))
+    opponent._learner = lambda: learner(2.0)
+    opponent.end_round([1.0], 0)
     assert_same(opponent.weights, learner(0.75 * 2 + 0.25 * 0.75))
     assert opponent.number == 3 and opponent.opponents == 2
 
@@ -171,15 +173,18 @@ def test_the_tracked_opponent_is_the_initial_learner_until_it_loses(build, old):
                 m: {n: 0.75 * now[m][n] + 0.25 * x for n, x in tensors.items()}
                 for m, tensors in expected.items()
             }
-        assert_same(algo._self_play.opponent.weights, expected)
+        assert_same(algo._self_play.weights, expected)
         assert_same(opponent_of(algo.env_runner), expected, rtol=1e-6)
-    assert algo._self_play.opponent.opponents == 2
+    assert algo._self_play.opponents == 2
 
 
 def test_a_round_is_scored_for_the_learners_side(build):
     algo = build(battle(TRACKED))
     heard = []
-    algo._self_play.opponent.end_round = lambda shares, *args: heard.append(list(shares))
+    end_round = algo._self_play.end_round
+    algo._self_play.end_round = lambda shares, rows: (
+        heard.append(list(shares)) or end_round(shares, rows)
+    )
     rig(algo, lambda mine: {"red": 2, "blue": 1})
     for _ in range(2):
         algo.training_step()
@@ -189,10 +194,11 @@ def test_a_round_is_scored_for_the_learners_side(build):
 
 def test_snapshots_are_taken_at_their_rows_and_bounded_and_draws_are_seeded():
     def play(seed):
-        pool = PoolOpponent({"size": 3, "interval": 100}, seed, learner(0.0))
+        steps = 0
+        pool = PoolOpponent({"size": 3, "interval": 100}, seed, 10, lambda: learner(float(steps)))
         sizes, kept, drawn = [], [], []
         for steps in range(40, 1_000, 40):
-            pool.end_round([1.0], steps, lambda steps=steps: learner(float(steps)))
+            pool.end_round([1.0], steps)
             sizes.append(pool.opponents)
             kept.append([s["red"]["w"][0] for s in pool._snapshots])
             drawn.append(float(pool.weights["red"]["w"][0]))
@@ -207,14 +213,15 @@ def test_snapshots_are_taken_at_their_rows_and_bounded_and_draws_are_seeded():
 
 
 def test_a_pool_keeps_its_opponent_while_no_match_ends_and_numbers_the_others():
-    pool = PoolOpponent({"size": 3, "interval": 1}, 0, learner(0.0))
+    pool = PoolOpponent({"size": 3, "interval": 1}, 0, 10, lambda: learner(0.0))
+    pool._learner = lambda: learner(1.0)
     for steps in range(1, 4):
-        pool.end_round([], steps, lambda: learner(1.0))
+        pool.end_round([], steps)
         assert_same(pool.weights, learner(0.0))
     assert pool.number == 1 and pool.opponents == 3
     before, moves = pool.weights, 0
     for steps in range(4, 20):
-        pool.end_round([0.0], steps, lambda: learner(1.0))
+        pool.end_round([0.0], steps)
         moves += pool.weights is not before
         before = pool.weights
     assert pool.number == 1 + moves > 1
@@ -226,7 +233,7 @@ def test_a_snapshot_stays_as_it_was_while_the_learner_learns(build, old):
     initial = copy.deepcopy(algo._learner_weights())
     for _ in range(4):
         algo.training_step()
-    assert_same(algo._self_play.opponent._snapshots[0], initial)
+    assert_same(algo._self_play._snapshots[0], initial)
     now = algo._learner_weights()["red"]
     assert any(not np.array_equal(now[name], initial["red"][name]) for name in now)
 
@@ -246,13 +253,13 @@ def test_a_restored_run_goes_on_with_the_opponent_it_would_have_had(
     for _ in range(2):
         algo.train()
     if self_play is TRACKED:
-        algo._self_play.opponent.end_round([1.0], algo._agent_steps, algo._learner_weights)
+        algo._self_play.end_round([1.0], algo._agent_steps)
         algo.env_runner.set_state(algo._self_play.for_runners())
     algo.save_to_path(tmp_path)
     again = MFQ.from_checkpoint(tmp_path)
     other = build(config.copy(copy_frozen=False).debugging(seed=99))
     other.train()
-    other._self_play.opponent.number = algo._self_play.opponent.number - 1  # numbers of another run
+    other._self_play.number = algo._self_play.number - 1  # numbers of another run
     other.restore_from_path(tmp_path)
     runs = (algo, again, other)
     for run in runs[1:]:
@@ -268,9 +275,9 @@ def test_a_restored_run_goes_on_with_the_opponent_it_would_have_had(
         run._collect = lambda fragments=fragments: copied(next(fragments))
         for _ in recorded:
             run.training_step()
-        assert_same(run._self_play.opponent.weights, algo._self_play.opponent.weights)
+        assert_same(run._self_play.weights, algo._self_play.weights)
         assert_same(opponent_of(run.env_runner), opponent_of(algo.env_runner))
-        assert run._self_play.opponent.opponents == algo._self_play.opponent.opponents
+        assert run._self_play.opponents == algo._self_play.opponents
         assert list(run._self_play._shares) == list(algo._self_play._shares)
         assert run._agent_steps == algo._agent_steps
         for module_id in ("red", "blue"):
@@ -288,7 +295,7 @@ def test_a_checkpoint_without_this_opponent_begins_it_from_the_restored_learner(
     other = build(battle(self_play))
     other.train()
     other.restore_from_path(tmp_path)
-    assert_same(other._self_play.opponent.weights, algo._learner_weights())
+    assert_same(other._self_play.weights, algo._learner_weights())
     assert_same(opponent_of(other.env_runner), algo._learner_weights())
     assert not other._self_play._shares
 
@@ -307,9 +314,9 @@ def test_both_stacks_train_the_same_weights_against_the_same_opponent(build):
         for _ in range(2):
             results = algo.train()
         assert results["self_play"]["opponents"] == 2
-    for module_id, tensors in new._self_play.opponent.weights.items():
+    for module_id, tensors in new._self_play.weights.items():
         for name, tensor in tensors.items():
-            other = old._self_play.opponent.weights[module_id][name]
+            other = old._self_play.weights[module_id][name]
             np.testing.assert_allclose(tensor, other, rtol=1e-5, atol=5e-6, err_msg=name)
 
 
@@ -323,21 +330,21 @@ def test_a_remote_runner_has_the_algorithms_opponent_also_after_a_restart(build,
     def theirs():
         """The opponent of the runner once it has been asked for its next fragment."""
         while group.num_in_flight_async_reqs("sample"):
-            algo._requests.drop()
-        algo._requests.send()
+            algo._fetch_fragments()
+        algo._request_fragments()
         state, *_ = group.foreach_env_runner(
             lambda runner: runner._opponent.get_state(inference_only=True),
             local_env_runner=False,
         )
         return state
 
-    assert_same(theirs(), algo._self_play.opponent.weights)
+    assert_same(theirs(), algo._self_play.weights)
     ray.kill(group._worker_manager.actors()[1], no_restart=False)
     for _ in range(60):
         algo.train()
-        if group.num_healthy_remote_env_runners() and algo._self_play.opponent.number > 1:
+        if group.num_healthy_remote_env_runners() and algo._self_play.number > 1:
             break
-    assert_same(theirs(), algo._self_play.opponent.weights)
+    assert_same(theirs(), algo._self_play.weights)
     rows = algo._agent_steps
     assert rows == sum(len(memory) for memory in algo._memories.values())
 
@@ -347,7 +354,7 @@ def test_figures_are_reported_and_may_be_stopped_at(build):
     assert algo.train()["self_play"] == {"opponents": 0}  # no episode has ended yet
     results = algo.train()["self_play"]
     assert results["win_rate"] == pytest.approx(np.mean(algo._self_play._shares))
-    assert results["opponents"] == algo._self_play.opponent.opponents
+    assert results["opponents"] == algo._self_play.opponents
     run = hooks(MFQ).run(algo.config.copy(copy_frozen=False))
     assert all(run.reports(f"self_play/{name}") for name in results)
     without = hooks(MFQ).run(battle({"opponent": "latest"}))

@@ -27,7 +27,7 @@ from small_battles import (
 
 from rllib_cli.experiments import read_experiments
 from rllib_mfq import MFQ, MFQConfig, MFQRolloutWorker, PopulationError
-from rllib_mfq.algorithm import old_stack, rllib_keys
+from rllib_mfq.algorithm import old_stack, validation
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -296,7 +296,7 @@ def test_two_workers_survive_a_kill_and_evaluate_remotely_exactly_as_asked(build
     assert results["fault_tolerance"]["num_remote_worker_restarts"] == 1
     assert results["fault_tolerance"]["num_healthy_workers"] == 2
     algo._collect()
-    algo._requests.send()
+    algo._request_fragments()
     algo._collect()
     current = [sum(p.sum().item() for p in algo.get_policy("shared").model.q_net.parameters())]
     theirs = algo.env_runner_group.foreach_env_runner(
@@ -353,7 +353,7 @@ def test_tune_runs_it_by_name_with_both_keys_false(tmp_path):
     ],
 )
 def test_a_key_without_meaning_on_a_stack_raises_and_says_where_it_works(old, key, value):
-    assert key in (old_stack.KEYS if old else rllib_keys.NEW_STACK).other_stack
+    assert key in (old_stack.KEYS if old else validation.NEW_STACK).other_stack
     config = small_battle(old=old)
     setattr(config, key, value)
     with pytest.raises(ValueError, match=f"{key} is .* the {'new' if old else 'old'} API stack"):

@@ -1,7 +1,5 @@
 """MFQConfig: mean field Q-learning as RLlib configures its algorithms."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Mapping
@@ -13,7 +11,7 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
-from rllib_mfq.algorithm import old_stack, rllib_keys, setting_types
+from rllib_mfq.algorithm import old_stack, setting_types, validation
 from rllib_mfq.algorithm.env_runner import MFQEnvRunner
 from rllib_mfq.algorithm.learner import MFQTorchLearner
 from rllib_mfq.algorithm.old_names import attributes
@@ -21,7 +19,6 @@ from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.algorithm.roster import MULTI_AGENT, check_modules_to_train, group_mapping
 from rllib_mfq.algorithm.self_play import LATEST, self_play_settings
 from rllib_mfq.algorithm.settings import DEFAULTS, MFQSettings, to_play
-from rllib_mfq.algorithm.validation import check_environment, check_settings
 from rllib_mfq.population.population import GYM_GROUP, Group, Population, close
 
 
@@ -56,7 +53,7 @@ class MFQConfig(MFQSettings):
         self.policy_mapping_fn = group_mapping
 
     @override(AlgorithmConfig)
-    def api_stack(self, *args: Any, **kwargs: Any) -> MFQConfig:
+    def api_stack(self, *args: Any, **kwargs: Any) -> "MFQConfig":
         """As RLlib's: the new stack (default), or with both arguments False the old."""
         # The temperature explores on either stack; RLlib would warn that nothing does.
         self._prior_exploration_config: dict[str, Any] | None = {}
@@ -67,7 +64,7 @@ class MFQConfig(MFQSettings):
         return self
 
     @override(AlgorithmConfig)
-    def multi_agent(self, *, policies: Any = NotProvided, **kwargs: Any) -> MFQConfig:
+    def multi_agent(self, *, policies: Any = NotProvided, **kwargs: Any) -> "MFQConfig":
         """As RLlib's; `policies` may be left out, see the class."""
         if isinstance(policies, set):  # networks are drawn in an order that no process may change
             policies = sorted(policies)
@@ -75,7 +72,7 @@ class MFQConfig(MFQSettings):
         return self
 
     @override(AlgorithmConfig)
-    def update_from_dict(self, config_dict: dict[str, Any]) -> MFQConfig:
+    def update_from_dict(self, config_dict: dict[str, Any]) -> "MFQConfig":
         """Takes a config dict, as from Tune or YAML; old RLlib names are understood.
 
         Raises a ValueError as `old_names.attributes`, or if a part that must be a dict is none.
@@ -133,7 +130,7 @@ class MFQConfig(MFQSettings):
             evaluation._check()
 
     def _check(self) -> None:
-        check_settings(self)
+        validation.check_settings(self)
         self.stack.check(self)
 
     @override(AlgorithmConfig)
@@ -178,12 +175,12 @@ class MFQConfig(MFQSettings):
         if self.policies_follow_groups and set(groups) != {GYM_GROUP}:
             self.multi_agent(policies=sorted(groups))  # sorted, so that both API stacks agree
         self.groups = groups
-        check_environment(self, first)
+        validation.check_environment(self, first)
 
 
 NEW_STACK = Stack(
     MFQEnvRunner,
-    functools.partial(rllib_keys.check_keys, keys=rllib_keys.NEW_STACK, works_on="old"),
+    functools.partial(validation.check_rllib_keys, keys=validation.NEW_STACK, works_on="old"),
     lambda algorithm: None,
 )
 OLD_STACK = Stack(old_stack.MFQRolloutWorker, old_stack.check, old_stack.adapt)

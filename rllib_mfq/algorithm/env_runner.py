@@ -1,37 +1,140 @@
-"""The EnvRunner: RLlib's new-stack interface around the sampler."""
+"""The EnvRunner, and what it shares with the rollout worker of the old API stack."""
 
+import copy
+import functools
+import math
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
+import ray
+import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils import force_list
+from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
-from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
-from ray.rllib.utils.typing import StateDict
 
-from rllib_mfq.algorithm.population_runner import FragmentBatch, PopulationRunner
+from rllib_mfq.algorithm.figures import episode_figures, log_counters, log_figures, match_figures
+from rllib_mfq.algorithm.fragment_batch import FragmentBatch
+from rllib_mfq.algorithm.match import play_both_sides
+from rllib_mfq.algorithm.opponents import Opponent, load_opponent, random_actions
+from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
+from rllib_mfq.algorithm.roster import modules_of_groups, spaces_of_modules
+from rllib_mfq.algorithm.self_play import OPPONENT, OPPONENT_NUMBER
+from rllib_mfq.population.adapters import as_population
+from rllib_mfq.population.fragment import Episode, Fragment
+from rllib_mfq.population.player import Player
+from rllib_mfq.population.population import Array, Population, PopulationError
+from rllib_mfq.population.sampler import Sampler
 
 
-class MFQEnvRunner(PopulationRunner, EnvRunner, Checkpointable):
-    """Steps `num_envs_per_env_runner` populations and returns what happens as columns."""
+class PopulationRunner(EnvRunner):
+    """Plays populations with the modules in `module`, on both API stacks.
 
-    def __init__(self, *, config: Any, env_creator: Any, **kwargs: Any) -> None:
-        EnvRunner.__init__(self, config=config, **kwargs)
-        self.worker_index: int = kwargs.get("worker_index") or 0
+    A subclass initialises one of RLlib's runners and then calls `_begin`.
+    """
+
+    def _begin(self, env_creator: Any, callbacks: list[RLlibCallback]) -> None:
+        """Makes the modules and, unless only remote runners are to sample, the populations."""
         self._env_creator = env_creator
-        self.config.resolve_groups(lambda: self._make_population(0))
-        self._begin(env_creator, [make() for make in force_list(self.config.callbacks_class)])
-
-    @override(EnvRunner)
-    def make_module(self) -> None:
-        spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
-        self.module = spec.build()
+        self._callbacks = callbacks
+        self.error: PopulationError | None = None
+        self._weights_seq_no = 0
+        self._sampler: Sampler | None = None  # the first of `_samplers`
+        self._samplers: dict[str | None, Sampler] = {}
+        self._matches_played = 0
+        self._explore = bool(self.config.explore)
+        self._random_actions = False
+        seed = torch.Generator().seed() if self._seed is None else self._seed
+        self._generator = torch.Generator().manual_seed(seed)
+        self.groups = self.config.groups
+        self.modules = modules_of_groups(self.config)
+        self.make_module()
+        # One module for each of the learner's; None if the learner plays against itself.
+        self._opponent = copy.deepcopy(self.module) if self.config.has_opponent else None
+        self._opponent_number = 0
+        self.num_envs = 0
+        local_samples = not self.config.num_env_runners or self.config.create_env_on_local_worker
+        if self.worker_index > 0 or local_samples:
+            self.make_env()
 
     @override(EnvRunner)
     def make_env(self) -> None:
-        super().make_env()
-        self._fire("on_environment_created", env=self.env, env_context=self._context(0))
+        """Makes the populations and the opponents; closes earlier populations."""
+        self.stop()
+        self.num_envs = self.config.num_envs_per_env_runner
+        self._watch_steps = self.config.callbacks_on_episode_step is not None or any(
+            type(callback).on_episode_step is not RLlibCallback.on_episode_step
+            for callback in self._callbacks
+        )
+        # With an opponent the learner plays each group in half of the populations, which have a
+        # sampler of their own: so it learns both sides, and no episode has to be cut.
+        sides: list[str | None] = [None] if self._opponent is None else list(self.groups)
+        each = self.num_envs // len(sides)
+        self._samplers = {
+            mine: Sampler(
+                functools.partial(self._make_population, first=number * each),
+                each,
+                self._players(mine),
+                [self._seed, number] if number and self._seed is not None else self._seed,
+                self.config.restart_failed_sub_environments,
+                functools.partial(self._on_event, mine, number * each),
+            )
+            for number, mine in enumerate(sides)
+        }
+        self._sampler = self._samplers[sides[0]]
+        self._opponents: dict[str, Opponent] = {
+            name: load_opponent(name, spec, self.groups)
+            for name, spec in self.config.evaluation_opponents.items()
+            if self.config.in_evaluation
+        }
+        self.env = self._sampler.populations[0]
+
+    @override(EnvRunner)
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """The spaces of every module, and under `__env__` those of the groups."""
+        return spaces_of_modules(self.config)
+
+    @override(EnvRunner)
+    def assert_healthy(self) -> None:
+        assert self._sampler is not None
+
+    @override(EnvRunner)
+    def stop(self) -> None:
+        for sampler in self._samplers.values():
+            sampler.close()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over weights, the count of steps, and (the local runner) the state of the draws."""
+        if COMPONENT_RL_MODULE in state:
+            number = state.get(names.WEIGHTS_SEQ_NO, 0)
+            # Weights of a smaller number are taken, too: older ones may be restored.
+            if number == 0 or number != self._weights_seq_no:
+                weights = state[COMPONENT_RL_MODULE]
+                weights = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
+                self.module.set_state(weights)
+                self._weights_seq_no = number
+        if self._opponent is not None and OPPONENT in state:
+            if state[OPPONENT_NUMBER] != self._opponent_number:
+                self._opponent.set_state(state[OPPONENT])
+            self._opponent_number = state[OPPONENT_NUMBER]
+        if names.NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
+            self.num_env_steps_sampled_lifetime = state[names.NUM_ENV_STEPS_SAMPLED_LIFETIME]
+        # Only the local runner restores its generator: others must not all draw the same numbers.
+        if "generator" in state and self.worker_index == 0:
+            self._generator.set_state(torch.from_numpy(np.array(state["generator"])))
+
+    def _progress(self) -> dict[str, Any]:
+        """The state without the weights."""
+        return {
+            names.NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime,
+            "generator": self._generator.get_state().numpy(),
+        }
 
     @override(EnvRunner)
     def sample(
@@ -64,7 +167,156 @@ class MFQEnvRunner(PopulationRunner, EnvRunner, Checkpointable):
             ValueError: this runner has no environment.
             PopulationError: the environment gave something that nothing can be learned from.
         """
-        samples = self._play(num_timesteps, num_episodes, explore, random_actions, force_reset)
+        if self._sampler is None:
+            raise ValueError(
+                "this env runner has no environment; set evaluation_interval or "
+                "create_env_on_local_worker=True to sample locally when num_env_runners > 0."
+            )
+        self._explore = bool(self.config.explore if explore is None else explore)
+        self._random_actions = random_actions
+        evaluating = self.config.in_evaluation
+        try:
+            with self.metrics.log_time(names.SAMPLE_TIMER):
+                fragments = self._play_fragments(num_timesteps, num_episodes, force_reset)
+        except PopulationError as error:
+            if not (evaluating and self.worker_index):
+                raise
+            # An error that is raised in an actor would only restart the actor, so `MFQ.evaluate`
+            # asks for the error and raises it. Until then RLlib must not ask for the same
+            # episodes again: they are reported as done.
+            self.error = error
+            self.metrics.log_value(names.NUM_EPISODES, num_episodes or 0, reduce="sum")
+            nothing = Fragment({}, math.ceil(num_timesteps or 0), {}, [])
+            return [FragmentBatch(nothing, self._weights_seq_no)]
+        for fragment in fragments.values():
+            if evaluating and not self._opponents:
+                figures = (episode_figures(e, self.modules) for e in fragment.episodes)
+                log_figures(self.metrics, figures)
+            self.num_env_steps_sampled_lifetime += fragment.env_steps
+            log_counters(self.metrics, fragment, self.modules)
+            self.metrics.log_value(names.WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="max")
+        return [FragmentBatch(f, self._weights_seq_no, mine) for mine, f in fragments.items()]
+
+    def _play_fragments(
+        self, num_timesteps: float | None, num_episodes: int | None, force_reset: bool
+    ) -> dict[str | None, Fragment]:
+        """A fragment of every sampler, by the group that the learner plays in it."""
+        keep = not self.config.in_evaluation
+        if self._opponents:
+            return {None: self._play_matches(num_episodes or self.num_envs)}
+        length = self.config.get_rollout_fragment_length(self.worker_index)
+        steps = math.ceil((num_timesteps or length * self.num_envs) / self.num_envs)
+        fragments = {}
+        for number, (mine, sampler) in enumerate(self._samplers.items()):
+            if num_episodes is None:
+                fragment = sampler.sample(num_steps=steps, fresh=force_reset, keep=keep)
+            elif share := len(range(number, num_episodes, len(self._samplers))):
+                fragment = sampler.sample(num_episodes=share, keep=keep)
+            else:
+                continue
+            if mine is not None:  # nobody learns from what the opponent does
+                module_id = self.modules[mine]
+                fragment.columns = {module_id: fragment.columns[module_id]}
+                fragment.agent_steps = {mine: fragment.agent_steps[mine]}
+            fragments[mine] = fragment
+        return fragments
+
+    def _context(self, index: int) -> EnvContext:
+        env_config = self.config.env_config
+        return EnvContext(env_config, self.worker_index, index, num_workers=self.num_workers)
+
+    def _make_population(self, index: int, first: int) -> Population:
+        return as_population(self._env_creator(self._context(first + index)))
+
+    def _players(self, mine: str | None = None) -> dict[str, Player]:
+        """Every group played by its module, or all groups but `mine` by the opponent's."""
+        players = {}
+        for group, module_id in self.modules.items():
+            theirs = self._opponent if mine not in (None, group) else None
+            module = (self.module if theirs is None else theirs)[module_id].unwrapped()
+            act = functools.partial(self._act, module)
+            players[group] = Player(
+                module_id if theirs is None else f"{OPPONENT}/{module_id}",
+                act,
+                module.neighborhood,
+                module.mean_action_iterations,
+                None if module.shared_exploration is None or self.config.in_evaluation else act,
+            )
+        return players
+
+    def _act(
+        self, module: MFQTorchRLModule, obs: Array, means: Array, mask: Array | None, *crowd: Array
+    ) -> Array:
+        if self._random_actions:
+            return random_actions(len(obs), int(module.action_space.n), mask, self._generator)
+        return module.act(
+            obs, means, mask, *crowd, explore=self._explore, generator=self._generator
+        )
+
+    def _play_matches(self, num_matches: int) -> Fragment:
+        """Plays `num_matches` matches against every opponent; see `play_both_sides`."""
+        assert self._sampler is not None
+        played = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
+        for name, opponent in self._opponents.items():
+            theirs = opponent.players(self._generator)
+            sides = (self._players(), theirs, num_matches, self._matches_played)
+            for mine, part in play_both_sides(self._sampler, *sides):
+                for episode in part.episodes:
+                    episode.custom_data["mine"] = mine
+                log_figures(self.metrics, (match_figures(e, mine, name) for e in part.episodes))
+                played.env_steps += part.env_steps
+                played.episodes += part.episodes
+                played.failures += part.failures
+                for group, steps in part.agent_steps.items():
+                    played.agent_steps[group] += steps
+        self._matches_played += num_matches
+        self._sampler.assign(self._players())
+        return played
+
+    def _on_event(self, mine: str | None, first: int, event: str, episode: Episode) -> None:
+        if mine is not None:
+            episode.custom_data["mine"] = mine  # as in matches of an evaluation
+        if event != "step" or self._watch_steps:
+            self._fire(
+                f"on_episode_{event}",
+                episode=episode,
+                env=self._samplers[mine].populations[episode.env_index],
+                env_index=first + episode.env_index,
+                rl_module=self.module,
+            )
+
+    def _fire(self, name: str, **kwargs: Any) -> None:
+        make_callback(
+            name,
+            callbacks_objects=self._callbacks,
+            callbacks_functions=getattr(self.config, f"callbacks_{name}"),
+            kwargs={"env_runner": self, "metrics_logger": self.metrics, **kwargs},
+        )
+
+
+class MFQEnvRunner(PopulationRunner, Checkpointable):
+    """Steps `num_envs_per_env_runner` populations and returns what happens as columns."""
+
+    def __init__(self, *, config: Any, env_creator: Any, **kwargs: Any) -> None:
+        EnvRunner.__init__(self, config=config, **kwargs)
+        self.worker_index: int = kwargs.get("worker_index") or 0
+        self.config.resolve_groups(lambda: as_population(env_creator(self._context(0))))
+        self._begin(env_creator, [make() for make in force_list(self.config.callbacks_class)])
+
+    @override(EnvRunner)
+    def make_module(self) -> None:
+        spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        self.module = spec.build()
+
+    @override(EnvRunner)
+    def make_env(self) -> None:
+        super().make_env()
+        self._fire("on_environment_created", env=self.env, env_context=self._context(0))
+
+    @override(PopulationRunner)
+    def sample(self, **kwargs: Any) -> list[FragmentBatch]:
+        """See `PopulationRunner.sample`."""
+        samples = super().sample(**kwargs)
         self._fire("on_sample_end", samples=samples)
         return samples
 
@@ -75,13 +327,13 @@ class MFQEnvRunner(PopulationRunner, EnvRunner, Checkpointable):
     @override(Checkpointable)
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
-    ) -> StateDict:
+    ) -> dict[str, Any]:
         state = self._progress()
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
             parts = {"components": components, "not_components": not_components}
             parts = {k: self._get_subcomponents(COMPONENT_RL_MODULE, v) for k, v in parts.items()}
             state[COMPONENT_RL_MODULE] = self.module.get_state(**parts, **kwargs)
-            state[WEIGHTS_SEQ_NO] = self._weights_seq_no
+            state[names.WEIGHTS_SEQ_NO] = self._weights_seq_no
         return state
 
     @override(Checkpointable)

@@ -40,7 +40,7 @@ def episode_figures(episode: Episode, modules: Mapping[str, str]) -> Figures:
 
 
 def match_figures(episode: Episode, mine: str, opponent: str) -> Figures:
-    """What a finished match of the learner, which played the group `mine`, contributes.
+    """What a finished match of the learner's group `mine` against a named opponent contributes.
 
     The returns are those of the learner's side, under `opponents` by the group it played.
     `win_rate` counts a draw as a half; `eliminated` is 1 if no agent of the opponent survived.

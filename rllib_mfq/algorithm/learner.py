@@ -14,12 +14,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_AGENT_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 from torch import Tensor
 
-from rllib_mfq.algorithm.rl_module import (
-    ACTION_MASK,
-    MEAN_ACTIONS,
-    NEXT_MEAN_ACTIONS,
-    MFQTorchRLModule,
-)
+from rllib_mfq.algorithm.rl_module import MEAN_ACTIONS, NEXT_MEAN_ACTIONS, MFQTorchRLModule
 from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
 from rllib_mfq.mean_field.table import make_optimizer
@@ -133,7 +128,7 @@ def module_loss(
     # The target network inherits the mean action that the last of a row's steps produced.
     inherited = batch["last_mean_actions" if NUM_STEPS in batch else NEXT_MEAN_ACTIONS]
     after = {Columns.OBS: batch[Columns.NEXT_OBS], MEAN_ACTIONS: inherited}
-    mask = batch.get(f"next_{ACTION_MASK}")
+    mask = batch.get("next_action_mask")
     with torch.no_grad():
         q_target = module.forward_target(after)["q"]
         q_online = module.q(after) if target == "double_q" else None

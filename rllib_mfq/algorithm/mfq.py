@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +13,20 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils import force_list
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.typing import StateDict
 
 from rllib_mfq.algorithm.checkpoint import PROGRESS, REPLAY, check_restorable
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.environment import env_creator, probe
 from rllib_mfq.algorithm.figures import Figures, episode_figures, keep_known, log_recent
+from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.opponents import load_opponent
-from rllib_mfq.algorithm.population_runner import FragmentBatch
 from rllib_mfq.algorithm.roster import is_trained, modules_of_groups, try_networks
-from rllib_mfq.algorithm.self_play import SelfPlay, Weights
+from rllib_mfq.algorithm.self_play import KINDS, Weights, self_play_settings
 from rllib_mfq.population.population import PopulationError
 from rllib_mfq.replay.memory import Memories, ReplayMemory
 
 SELF_PLAY = "self_play"
 SAMPLE = "sample"  # tag of the requests for fragments
-
-
-class FragmentRequests:
-    """Asks the runners of a group for fragments.
-
-    Args:
-        group: RLlib's `EnvRunnerGroup`.
-        timeout: seconds to wait for a fragment.
-        state: gives everything that a runner, which may have been restarted, needs to play.
-    """
-
-    def __init__(self, group: Any, timeout: float, state: Callable[[], dict[str, Any]]) -> None:
-        self._group, self._timeout, self._state = group, timeout, state
-
-    def send(self) -> None:
-        """Asks every idle remote runner for a fragment, played with the current weights."""
-        group = self._group
-        if group.num_in_flight_async_reqs(SAMPLE) < group.num_healthy_remote_env_runners():
-            group.foreach_env_runner_async(_sample, tag=SAMPLE, kwargs={"state": self._state()})
-
-    def collect(self) -> tuple[list[FragmentBatch], list[Any]]:
-        """One fragment from every env runner that has one to give, and the runners' metrics.
-
-        Raises the PopulationError of a runner.
-        """
-        if self._group.num_remote_env_runners():
-            self.send()
-            results = [result for _, result in sorted(self.drop(), key=lambda pair: pair[0])]
-        else:
-            results = [_sample(self._group.local_env_runner)]
-        for result in results:
-            if isinstance(result, PopulationError):
-                raise result
-        batches = [batch for samples, _ in results for batch in force_list(samples)]
-        return batches, [metrics for _, metrics in results]
-
-    def drop(self) -> list[tuple[int, Any]]:
-        """Waits for the fragments under way, which no later call returns."""
-        return self._group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=self._timeout)
 
 
 def _sample(runner: Any, state: dict[str, Any] | None = None) -> Any:
@@ -87,6 +47,8 @@ class MFQ(Algorithm):
     module, and makes as many updates as `training_intensity` asks for. With remote env
     runners, the next fragment is under way while the learner learns from the last one.
     """
+
+    _get_env_id_and_creator = staticmethod(env_creator)
 
     @classmethod
     @override(Algorithm)
@@ -118,13 +80,8 @@ class MFQ(Algorithm):
         self._begin()
 
     def _begin(self) -> None:
-        """Makes what needs RLlib's part of the algorithm: requests, memories, self-play."""
+        """Makes what needs RLlib's part of the algorithm: memories and self-play."""
         config = self.config
-        self._requests = FragmentRequests(
-            self.env_runner_group,
-            config.sample_timeout_s,
-            lambda: self._weights() | self._self_play.for_runners(),
-        )
         self._memories = Memories()
         for index, module_id in enumerate(sorted(set(self._modules.values()))):
             if is_trained(config, module_id):
@@ -133,7 +90,9 @@ class MFQ(Algorithm):
                     config.replay_capacity, config.replay_obs_dtype, seed, config.n_step
                 )
         window = config.metrics_num_episodes_for_smoothing
-        self._self_play = SelfPlay(config.self_play, config.seed, window, self._learner_weights)
+        settings = self_play_settings(config.self_play)
+        kind = KINDS[settings["opponent"]]
+        self._self_play = kind(settings, config.seed, window, self._learner_weights)
         self.env_runner_group.local_env_runner.set_state(self._self_play.for_runners())
 
     @override(Algorithm)
@@ -171,7 +130,7 @@ class MFQ(Algorithm):
             self._episodes += [episode_figures(each, self._modules) for each in batch.episodes]
             self._memories.add(batch.policy_batches)
         if self.env_runner_group.num_remote_env_runners():
-            self._requests.send()  # they sample while we learn
+            self._request_fragments()  # they sample while we learn
         updates = self._updates_owed(batches)
         if updates:
             with self.metrics.log_time((names.TIMERS, names.LEARNER_UPDATE_TIMER)):
@@ -184,20 +143,41 @@ class MFQ(Algorithm):
         self._log(rows, updates, time.perf_counter() - started)
         return batches, updates
 
+    def _request_fragments(self) -> None:
+        """Asks every idle remote runner for a fragment, played with the current weights."""
+        group = self.env_runner_group
+        if group.num_in_flight_async_reqs(SAMPLE) < group.num_healthy_remote_env_runners():
+            # Everything that a runner, which may have been restarted, needs to play.
+            state = self._weights() | self._self_play.for_runners()
+            group.foreach_env_runner_async(_sample, tag=SAMPLE, kwargs={"state": state})
+
+    def _fetch_fragments(self) -> list[tuple[int, Any]]:
+        """Waits for the fragments under way, which no later call returns."""
+        return self.env_runner_group.fetch_ready_async_reqs(
+            tags=SAMPLE, timeout_seconds=self.config.sample_timeout_s
+        )
+
     def _collect(self) -> list[FragmentBatch]:
-        """One fragment from every env runner that has one to give."""
-        batches, metrics = self._requests.collect()
-        self.metrics.aggregate(metrics, key=names.ENV_RUNNER_RESULTS)
+        """One fragment from every env runner that has one to give.
+
+        Raises the PopulationError of a runner.
+        """
+        if self.env_runner_group.num_remote_env_runners():
+            self._request_fragments()
+            fetched = sorted(self._fetch_fragments(), key=lambda pair: pair[0])
+            results = [result for _, result in fetched]
+        else:
+            results = [_sample(self.env_runner_group.local_env_runner)]
+        for result in results:
+            if isinstance(result, PopulationError):
+                raise result
+        batches = [batch for samples, _ in results for batch in force_list(samples)]
+        self.metrics.aggregate([metrics for _, metrics in results], key=names.ENV_RUNNER_RESULTS)
         for batch in batches:
             # A fragment is requested before the last fragment's updates are made, so its weights
             # are at most one round of updates old.
             self.metrics.log_value("weights_lag", self._rounds - batch.weights_seq_no, reduce="max")
         return batches
-
-    @staticmethod
-    @override(Algorithm)
-    def _get_env_id_and_creator(env_specifier: Any, config: Any) -> Any:
-        return env_creator(env_specifier, config)
 
     def _weights(self) -> dict[str, Any]:
         state = self.learner_group.get_state(
@@ -226,20 +206,17 @@ class MFQ(Algorithm):
         return updates
 
     def _learn(self, updates: int) -> None:
-        config = self.config
-        size, learners = config.total_train_batch_size, max(1, config.num_learners)
+        size, learners = self.config.total_train_batch_size, max(1, self.config.num_learners)
         # One call for all updates: RLlib's overhead per call is that of an update.
         batches = self._memories.sample(size * updates)
-        steps = self.metrics.peek(
-            (names.ENV_RUNNER_RESULTS, names.NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0
-        )
+        env_steps = (names.ENV_RUNNER_RESULTS, names.NUM_ENV_STEPS_SAMPLED_LIFETIME)
+        timesteps = {
+            names.NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(env_steps, default=0),
+            names.NUM_AGENT_STEPS_SAMPLED_LIFETIME: self._agent_steps,
+        }
+        batch = MultiAgentBatch({m: SampleBatch(b) for m, b in batches.items()}, size * updates)
         results = self.learner_group.update(
-            batch=MultiAgentBatch({m: SampleBatch(b) for m, b in batches.items()}, size * updates),
-            minibatch_size=size // learners,
-            timesteps={
-                names.NUM_ENV_STEPS_SAMPLED_LIFETIME: steps,
-                names.NUM_AGENT_STEPS_SAMPLED_LIFETIME: self._agent_steps,
-            },
+            batch=batch, minibatch_size=size // learners, timesteps=timesteps
         )
         self.metrics.aggregate(results, key=names.LEARNER_RESULTS)
         self._rounds += 1
@@ -256,31 +233,24 @@ class MFQ(Algorithm):
         log("replay_size", sum(len(m) for m in self._memories.values()), reduce="item")
 
     @override(Algorithm)
-    def get_state(
-        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
-    ) -> StateDict:
-        state: StateDict = super().get_state(components, not_components=not_components, **kwargs)
+    def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(components, **kwargs)
         return state | (self._progress() if components is None else {})
 
     @override(Algorithm)
-    def set_state(self, state: StateDict) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         self._memories.set_state(state.get(REPLAY, {}))  # first, for it may raise
         super().set_state(state)
         self._set_progress(state)
 
-    def _progress(self) -> StateDict:
+    def _progress(self) -> dict[str, Any]:
         """What MFQ adds to RLlib's state."""
-        progress = {
-            "agent_steps": self._agent_steps,
-            "owed": self._owed,
-            "rounds": self._rounds,
-            "episodes": list(self._episodes),
-            SELF_PLAY: self._self_play.get_state(),
-        }
+        counters = {"agent_steps": self._agent_steps, "owed": self._owed, "rounds": self._rounds}
+        kept = {"episodes": list(self._episodes), SELF_PLAY: self._self_play.get_state()}
         keep = self.config.store_replay_in_checkpoints
-        return {PROGRESS: progress} | ({REPLAY: self._memories.get_state()} if keep else {})
+        return {PROGRESS: counters | kept} | ({REPLAY: self._memories.get_state()} if keep else {})
 
-    def _set_progress(self, state: StateDict) -> None:
+    def _set_progress(self, state: dict[str, Any]) -> None:
         if PROGRESS in state:
             progress = state[PROGRESS]
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
@@ -299,7 +269,7 @@ class MFQ(Algorithm):
         if not kwargs and "://" not in str(path):  # a whole one in a folder of this machine
             modules = dict(self.env_runner.module.items())
             check_restorable(Path(path), modules, vars(self.config))
-        self._requests.drop()  # the fragments under way belong to the run before it is restored
+        self._fetch_fragments()  # the fragments under way belong to the run before it is restored
 
 
 MFQConfig.algorithm = MFQ

@@ -14,7 +14,6 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.typing import StateDict
 from ray.util.debug import log_once
 from torch import Tensor, nn
 
@@ -94,7 +93,7 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 )
 
     @override(TorchRLModule)
-    def set_state(self, state: StateDict) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         self.check_state(state)  # RLlib loads what fits and leaves the rest
         super().set_state(state)
 
@@ -193,7 +192,10 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
 
 
 def check_model_config(model_config: Any) -> dict[str, Any]:
-    """A copy of a model config as a dict; raises a ValueError if a key has no effect here."""
+    """A copy of a model config as a dict.
+
+    Raises a ValueError if it is no dict, or if a key is unknown or has no effect here.
+    """
     if isinstance(model_config, DefaultModelConfig):
         model_config = dataclasses.asdict(model_config)
     if not isinstance(model_config, Mapping):

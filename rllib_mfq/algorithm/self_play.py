@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -63,49 +63,79 @@ def self_play_settings(self_play: Any) -> dict[str, Any]:
     return {key: default for key, (default, _) in kinds.items()} | dict(self_play)
 
 
-class Opponent:
-    """The opponent that a learner makes of itself.
+class SelfPlay:
+    """Who plays against the learner in training, and how often the learner wins.
+
+    This class is `latest`, the learner itself; a subclass is an opponent that the learner makes
+    of itself.
 
     Args:
         settings: what `self_play_settings` returns.
         seed: of the draws, if there are any.
-        weights: of the learner as it is now: those of the first opponent.
+        window: matches over which the win rate is a mean.
+        learner: gives the learner's weights; those of now are the first opponent's.
 
     Attributes:
-        weights: of the opponent that plays now.
+        weights: of the opponent that plays now; empty if that is the learner itself.
         number: changes whenever the opponent does, also by `set_state`: runners compare it.
         opponents: how many there are or have been; a figure to report.
     """
 
-    KIND: ClassVar[str]
-    opponents = 0
+    KIND = LATEST
 
-    def __init__(self, settings: Mapping[str, Any], seed: int | None, weights: Weights) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Mapping[str, Any], seed: int | None, window: int, learner: Learner
+    ) -> None:
+        self._settings, self._seed, self._learner = settings, seed, learner
+        self._shares: deque[float] = deque(maxlen=window)
+        self.weights: Weights = {}
         self.number = 1
-        self.weights = _copy(weights)
+        self.opponents = 0
+        self._begin()
 
-    def end_round(self, shares: Sequence[float], agent_steps: int, learner: Learner) -> None:
+    def _begin(self) -> None:
+        """Makes the first opponent, of the learner as it is now."""
+
+    def end_round(self, shares: Sequence[float], agent_steps: int) -> None:
         """Decides who plays next.
 
         Args:
             shares: for every match that ended in this round, the learner's share of the win.
             agent_steps: rows the learner has sampled so far.
-            learner: called only if its weights are needed.
         """
-        raise NotImplementedError
+        self._shares += shares
+
+    def for_runners(self) -> dict[str, Any]:
+        """The opponent as part of a runner's state."""
+        return {OPPONENT: self.weights, OPPONENT_NUMBER: self.number}
+
+    def figures(self) -> dict[str, float]:
+        """What to report of an opponent: `opponents`, and `win_rate` once a match has ended."""
+        if not self.weights:
+            return {}
+        rate = {"win_rate": float(np.mean(self._shares))} if self._shares else {}
+        return {"opponents": self.opponents, **rate}
 
     def get_state(self) -> dict[str, Any]:
         """Everything needed to go on exactly as before."""
-        return {"kind": self.KIND, "weights": self.weights}
+        return {"kind": self.KIND, "weights": self.weights, "shares": list(self._shares)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores `get_state`."""
-        self.weights = _copy(state["weights"])
+        """Restores `get_state`; of another kind, the opponent begins as the restored learner."""
+        self._shares.clear()
         self.number += 1
+        if state.get("kind") == self.KIND:
+            self._shares += state["shares"]
+            self._restore(state)
+        else:
+            self._begin()
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Restores the opponent."""
+        self.weights = _copy(state["weights"])
 
 
-class TrackedOpponent(Opponent):
+class TrackedOpponent(SelfPlay):
     """Networks that move towards the learner's after every round that the learner wins.
 
     It wins a round by more than half of what can be won. All tensors move, the temperature among
@@ -114,8 +144,13 @@ class TrackedOpponent(Opponent):
 
     KIND = "tracked"
 
-    @override(Opponent)
-    def end_round(self, shares: Sequence[float], agent_steps: int, learner: Learner) -> None:
+    def _begin(self) -> None:
+        self.weights = _copy(self._learner())
+        self.opponents = 0
+
+    @override(SelfPlay)
+    def end_round(self, shares: Sequence[float], agent_steps: int) -> None:
+        super().end_round(shares, agent_steps)
         if sum(shares) <= len(shares) / 2:
             return
         tau = float(self._settings["tau"])
@@ -124,23 +159,22 @@ class TrackedOpponent(Opponent):
                 name: np.asarray(tau * new + (1 - tau) * self.weights[module_id][name], new.dtype)
                 for name, new in tensors.items()
             }
-            for module_id, tensors in _copy(learner()).items()
+            for module_id, tensors in _copy(self._learner()).items()
         }
         self.opponents += 1
         self.number += 1
 
-    @override(Opponent)
+    @override(SelfPlay)
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {"moves": self.opponents}
 
-    @override(Opponent)
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        super().set_state(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
         self.opponents = state["moves"]
 
 
-class PoolOpponent(Opponent):
-    """Snapshots of the learner, one of which plays.
+class PoolOpponent(SelfPlay):
+    """Snapshots of the learner, one of which plays; `opponents` counts those that there are.
 
     That one is drawn anew after every round in which a match ended, and plays until the next draw
     even if the pool no longer keeps it.
@@ -148,30 +182,28 @@ class PoolOpponent(Opponent):
 
     KIND = "pool"
 
-    def __init__(self, settings: Mapping[str, Any], seed: int | None, weights: Weights) -> None:
-        super().__init__(settings, seed, weights)
-        self._size = int(settings["size"])
-        self._rng = np.random.default_rng(seed)
-        self._snapshots = [self.weights]
-        self._intervals = 0  # how many have passed
+    def _begin(self) -> None:
+        self._rng = np.random.default_rng(self._seed)
+        self._keep([_copy(self._learner())], 0)
+        self.weights = self._snapshots[0]
 
-    @property
-    def opponents(self) -> int:  # type: ignore[override]
-        """How many snapshots there are."""
-        return len(self._snapshots)
+    def _keep(self, snapshots: list[Weights], intervals: int) -> None:
+        """Keeps the last snapshots; `intervals` is how many have passed."""
+        self._snapshots, self._intervals = snapshots[-int(self._settings["size"]) :], intervals
+        self.opponents = len(self._snapshots)
 
-    @override(Opponent)
-    def end_round(self, shares: Sequence[float], agent_steps: int, learner: Learner) -> None:
+    @override(SelfPlay)
+    def end_round(self, shares: Sequence[float], agent_steps: int) -> None:
+        super().end_round(shares, agent_steps)
         intervals = agent_steps // int(self._settings["interval"])
         if intervals > self._intervals:
-            self._intervals = intervals
-            self._snapshots = [*self._snapshots, _copy(learner())][-self._size :]
+            self._keep([*self._snapshots, _copy(self._learner())], intervals)
         if shares:
             drawn = self._snapshots[self._rng.integers(len(self._snapshots))]
             self.number += drawn is not self.weights
             self.weights = drawn
 
-    @override(Opponent)
+    @override(SelfPlay)
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {
             "snapshots": list(self._snapshots),
@@ -179,73 +211,14 @@ class PoolOpponent(Opponent):
             "rng": self._rng.bit_generator.state,
         }
 
-    @override(Opponent)
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        super().set_state(state)
-        self._snapshots = [_copy(weights) for weights in state["snapshots"]][-self._size :]
-        self._intervals = state["intervals"]
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
+        self._keep([_copy(weights) for weights in state["snapshots"]], state["intervals"])
         self._rng.bit_generator.state = state["rng"]
 
 
-KINDS: dict[str, type[Opponent]] = {kind.KIND: kind for kind in (TrackedOpponent, PoolOpponent)}
-
-
-class SelfPlay:
-    """Who plays against the learner in training, and how often the learner wins.
-
-    Args:
-        self_play: the config's setting.
-        seed: of the opponent's draws.
-        window: matches over which the win rate is a mean.
-        learner: gives the learner's weights.
-
-    Attributes:
-        opponent: None if the learner plays itself.
-    """
-
-    def __init__(self, self_play: Any, seed: int | None, window: int, learner: Learner) -> None:
-        self._settings, self._seed, self._learner = self_play_settings(self_play), seed, learner
-        self._shares: deque[float] = deque(maxlen=window)
-        kind = KINDS.get(self._settings["opponent"])
-        self.opponent = None if kind is None else kind(self._settings, seed, learner())
-
-    def for_runners(self) -> dict[str, Any]:
-        """The opponent as part of a runner's state; empty if the learner plays itself."""
-        if self.opponent is None:
-            return {}
-        return {OPPONENT: self.opponent.weights, OPPONENT_NUMBER: self.opponent.number}
-
-    def end_round(self, shares: Sequence[float], agent_steps: int) -> None:
-        """See `Opponent.end_round`."""
-        if self.opponent is not None:
-            self._shares += shares
-            self.opponent.end_round(shares, agent_steps, self._learner)
-
-    def figures(self) -> dict[str, float]:
-        """What to report: `opponents`, and `win_rate` once a match has ended."""
-        if self.opponent is None:
-            return {}
-        rate = {"win_rate": float(np.mean(self._shares))} if self._shares else {}
-        return {"opponents": self.opponent.opponents, **rate}
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything needed to go on exactly as before; empty without an opponent."""
-        if self.opponent is None:
-            return {}
-        return self.opponent.get_state() | {"shares": list(self._shares)}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores `get_state`; of another kind, the opponent begins as the restored learner."""
-        if self.opponent is None:
-            return
-        if state.get("kind") == self.opponent.KIND:
-            self.opponent.set_state(state)
-            self._shares = deque(state["shares"], maxlen=self._shares.maxlen)
-        else:
-            self._shares.clear()
-            weights, number = self._learner(), self.opponent.number + 1
-            self.opponent = type(self.opponent)(self._settings, self._seed, weights)
-            self.opponent.number = number
+KINDS = {kind.KIND: kind for kind in (SelfPlay, TrackedOpponent, PoolOpponent)}
+"""What each opponent that `self_play` may name is made by."""
 
 
 def _copy(weights: Weights) -> Weights:

@@ -6,15 +6,8 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    StrictBool,
-    StrictStr,
-    TypeAdapter,
-    ValidationError,
-)
+import pydantic
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from rllib_mfq.mean_field.legal import did_you_mean, is_number
 
@@ -41,7 +34,7 @@ class Kind:
         """The value in its type; raises pydantic's ValidationError if the value is not legal."""
         if isinstance(value, str | None) and value in self.others:
             return value
-        return TypeAdapter(self.type).validate_python(value)
+        return pydantic.TypeAdapter(self.type).validate_python(value)
 
 
 def _python_number(value: Any) -> Any:
@@ -115,14 +108,14 @@ DISCOUNT = number("from 0 to 1", ge=0, le=1)
 SHARE = number("above 0 and at most 1", gt=0, le=1)
 RATE = schedule("number of at least 0", zero=True)
 TEMPERATURE = schedule("positive number", zero=False)
-BOOL = Kind("it must be True or False", StrictBool)
+BOOL = Kind("it must be True or False", pydantic.StrictBool)
 NUMBER_TYPE = Kind(
     "it must be a numpy type of numbers, such as 'float16' or 'uint8'",
     Annotated[Any, AfterValidator(_number_type)],
 )
 OPPONENTS = Kind(
     "it must be a dict {name: opponent}, each opponent 'random' or the path of a checkpoint",
-    dict[Any, StrictStr],
+    dict[Any, pydantic.StrictStr],
 )
 
 
@@ -133,7 +126,7 @@ def checked(key: str, kind: Kind, value: Any) -> Any:
     """
     try:
         return kind.read(value)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         own = [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
     if kind.number:
         refuse_strings(key, value, whole=kind.number is int)

@@ -4,8 +4,6 @@ The signature holds name, type, legal values and default; the docstring holds th
 read for validation, `--set`, the README's table and the list of what checkpoints of modules keep.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import re
@@ -97,7 +95,7 @@ class MFQSettings(AlgorithmConfig):
             int, Setting(kinds.NON_NEGATIVE, 5_000)
         ] = NotProvided,
         **kwargs: Any,
-    ) -> MFQSettings:
+    ) -> "MFQSettings":
         """Sets how MFQ learns.
 
         Args:
@@ -150,7 +148,7 @@ class MFQSettings(AlgorithmConfig):
             Mapping[str, str], Setting(kinds.OPPONENTS, {})
         ] = NotProvided,
         **kwargs: Any,
-    ) -> MFQSettings:
+    ) -> "MFQSettings":
         """Sets how MFQ is evaluated: greedily, unless `evaluation_config` sets `explore`.
 
         Args:
@@ -164,7 +162,7 @@ class MFQSettings(AlgorithmConfig):
         opponents = {} if evaluation_opponents is None else evaluation_opponents
         return self._set("evaluation", {"evaluation_opponents": opponents}, kwargs)
 
-    def _set(self, method: str, given: Mapping[str, Any], kwargs: dict[str, Any]) -> MFQSettings:
+    def _set(self, method: str, given: Mapping[str, Any], kwargs: dict[str, Any]) -> "MFQSettings":
         """Sets MFQ's own settings that are `given`, and hands the others to RLlib's method."""
         legal = {*given, *inspect.signature(getattr(AlgorithmConfig, method)).parameters}
         for name in kwargs:

@@ -9,17 +9,16 @@ from typing import Any
 
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
-from rllib_mfq.algorithm.old_stack import policy, rollout_worker
-from rllib_mfq.algorithm.old_stack.algorithm import adapt
+from rllib_mfq.algorithm.old_stack import algorithm, policy
+from rllib_mfq.algorithm.old_stack.algorithm import MFQRolloutWorker, adapt
 from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
-from rllib_mfq.algorithm.old_stack.rollout_worker import MFQRolloutWorker
-from rllib_mfq.algorithm.rllib_keys import NEW_STACK, Keys, check_keys, read_keys
+from rllib_mfq.algorithm.validation import NEW_STACK, Keys, check_rllib_keys, read_keys
 
 __all__ = ["MFQRolloutWorker", "MFQTorchPolicy", "adapt", "check"]
 
 # Checkpoints of version 0.1 name these modules by the places where they were then.
 sys.modules["rllib_mfq.algorithm.torch_policy"] = policy
-sys.modules["rllib_mfq.algorithm.rollout_worker"] = rollout_worker
+sys.modules["rllib_mfq.algorithm.rollout_worker"] = algorithm
 
 _DIFFERENT = read_keys(Path(__file__).with_name("rllib_keys.yaml"))
 KEYS = Keys(
@@ -31,7 +30,7 @@ KEYS = Keys(
 
 def check(config: Any) -> None:
     """Raises a ValueError if a config has settings that are impossible on this stack."""
-    check_keys(config, KEYS, works_on="new")
+    check_rllib_keys(config, KEYS, works_on="new")
     # On the new stack RLlib checks it.
     Scheduler.validate(
         fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate"

@@ -1,20 +1,111 @@
-"""What `MFQ` does otherwise on RLlib's old API stack."""
+"""The algorithm on RLlib's old API stack, with its rollout worker and its learner group."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.evaluation.metrics import summarize_episodes
+from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.evaluation.metrics import RolloutMetrics, summarize_episodes
+from ray.rllib.evaluation.rollout_worker import RolloutWorker
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils import metrics as keys
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.utils import merge_dicts
 
 from rllib_mfq.algorithm.checkpoint import MODULES, REPLAY
-from rllib_mfq.algorithm.old_stack.learner_group import PolicyLearnerGroup
+from rllib_mfq.algorithm.env_runner import PopulationRunner
+from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
-from rllib_mfq.algorithm.old_stack.rollout_worker import MFQRolloutWorker
-from rllib_mfq.replay.memory import Memories
+from rllib_mfq.algorithm.roster import spaces_of_modules
+from rllib_mfq.population.adapters import as_population
+from rllib_mfq.population.fragment import Episode
+
+
+class MFQRolloutWorker(PopulationRunner, RolloutWorker):
+    """Samples as `MFQEnvRunner` does, with the modules of the policies in `policy_map`."""
+
+    def __init__(self, *, config: Any, env_creator: Any, **kwargs: Any) -> None:
+        config = config.copy(copy_frozen=False)
+        index = kwargs.get("worker_index") or 0
+        context = EnvContext(config.env_config, worker_index=index)
+        config.resolve_groups(lambda: as_population(env_creator(context)))
+        policy_class = kwargs.pop("default_policy_class", None) or MFQTorchPolicy
+        # The modules see what the populations give.
+        config.experimental(_disable_preprocessor_api=True)
+        kwargs |= {"spaces": spaces_of_modules(config), "default_policy_class": policy_class}
+        # Without an environment RLlib makes neither its sampler nor copies of the environment.
+        RolloutWorker.__init__(self, config=config, env_creator=lambda context: None, **kwargs)
+        if self._seed is not None:
+            self._seed += index  # RLlib tells its base class no index on this stack
+        self._finished: list[RolloutMetrics] = []
+        self._begin(env_creator, [self.callbacks])
+
+    @override(RolloutWorker)
+    def make_module(self) -> None:
+        self.module = MultiRLModule()
+        for policy_id, policy in self.policy_map.items():
+            self.module.add_module(policy_id, policy.model)
+
+    @override(RolloutWorker)
+    def make_env(self) -> None:
+        super().make_env()
+        self.input_reader = self._sampler  # RLlib evaluates only workers that have one
+        populations = [p for sampler in self._samplers.values() for p in sampler.populations]
+        for index, population in enumerate(populations):
+            self.callbacks.on_sub_environment_created(
+                worker=self, sub_environment=population, env_context=self._context(index)
+            )
+
+    @override(PopulationRunner)
+    def sample(self, **kwargs: Any) -> FragmentBatch | list[FragmentBatch]:
+        """As `PopulationRunner.sample`, but one batch, unless `self_play` has an opponent.
+
+        In evaluation one episode if not told.
+        """
+        told = kwargs.get("num_timesteps") is not None or kwargs.get("num_episodes") is not None
+        if self.config.in_evaluation and self.config.batch_mode == "complete_episodes" and not told:
+            kwargs["num_episodes"] = 1
+        batches = super().sample(**kwargs)
+        for batch in batches:
+            for episode in batch.episodes:
+                rewards = {(group, self.modules[group]): r for group, r in episode.returns.items()}
+                total = episode.get_return()
+                custom = vars(episode)["custom_metrics"]
+                self._finished.append(RolloutMetrics(episode.length, total, rewards, custom))
+            self._fire("on_sample_end", samples=batch)
+        return batches if self.config.has_opponent else batches[0]
+
+    @override(RolloutWorker)
+    def get_metrics(self) -> list[RolloutMetrics]:
+        finished, self._finished = self._finished, []
+        return finished
+
+    @override(RolloutWorker)
+    def get_state(self) -> dict[str, Any]:
+        state = RolloutWorker.get_state(self) | self._progress()
+        return state | {keys.WEIGHTS_SEQ_NO: self._weights_seq_no}
+
+    @override(RolloutWorker)
+    def set_state(self, state: dict[str, Any]) -> None:
+        if "policy_states" in state:  # RLlib's own, policies and all; else new weights
+            RolloutWorker.set_state(self, state)
+            self._weights_seq_no = state.get(keys.WEIGHTS_SEQ_NO, 0)
+        super().set_state(state)
+
+    def _on_event(self, mine: str | None, first: int, event: str, episode: Episode) -> None:
+        if event == "created":  # callbacks of this stack add to the results there
+            vars(episode)["custom_metrics"] = {}
+        super()._on_event(mine, first, event, episode)
+
+    def _fire(self, name: str, **kwargs: Any) -> None:
+        old = {"worker": self, "base_env": None, "policies": self.policy_map}
+        super()._fire(name, **old, **kwargs)
 
 
 def adapt(algorithm: Algorithm) -> None:
@@ -27,9 +118,6 @@ def adapt(algorithm: Algorithm) -> None:
 
 class OldStackAlgorithm(Algorithm):
     """What `MFQ` does otherwise on the old API stack, where policies learn."""
-
-    _memories: Memories
-    _rounds: int
 
     @classmethod
     @override(Algorithm)
@@ -52,8 +140,7 @@ class OldStackAlgorithm(Algorithm):
         self._counters[keys.NUM_ENV_STEPS_TRAINED] += rows
         self._counters[keys.NUM_AGENT_STEPS_TRAINED] += rows * len(self._memories)
         self.metrics.log_value(keys.NUM_TRAINING_STEP_CALLS_PER_ITERATION, 1, reduce="sum")
-        info: dict[str, Any] = self.learner_group.info
-        return info
+        return self.learner_group.info
 
     # RLlib's old evaluation asks for one episode at a time, and with remote workers for more than
     # it counts; like its new one, these two play `evaluation_duration` all at once.
@@ -88,11 +175,9 @@ class OldStackAlgorithm(Algorithm):
     def _compile_iteration_results_old_api_stack(self, **kwargs: Any) -> dict[str, Any]:
         """RLlib's results, and under the same names as on the new stack what it logs."""
         results: dict[str, Any] = super()._compile_iteration_results_old_api_stack(**kwargs)
-        results[keys.FAULT_TOLERANCE_STATS] = {
-            "num_healthy_workers": results["num_healthy_workers"],
-            "num_remote_worker_restarts": results["num_remote_worker_restarts"],
-            "num_env_runners_dropped_lifetime": results["num_env_runners_dropped_lifetime"],
-        }
+        counts = ["num_healthy_workers", "num_remote_worker_restarts"]
+        counts += ["num_env_runners_dropped_lifetime"]
+        results[keys.FAULT_TOLERANCE_STATS] = {name: results[name] for name in counts}
         return merge_dicts(results, self.metrics.compile())
 
     @override(Algorithm)
@@ -120,7 +205,7 @@ class OldStackAlgorithm(Algorithm):
 
     @override(Algorithm)
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._requests.drop()
+        self._fetch_fragments()
         self._memories.set_state(state.get(REPLAY, {}))
         super().__setstate__(state)
         self._set_progress(state)
@@ -134,3 +219,64 @@ class OldStackAlgorithm(Algorithm):
 def _evaluate_on(worker: MFQRolloutWorker, unit: str, duration: int) -> tuple[Any, ...]:
     batch = worker.sample(**{f"num_{unit}": duration})
     return batch.env_steps(), batch.agent_steps(), worker.get_metrics(), worker.metrics.reduce()
+
+
+class PolicyLearnerGroup:
+    """What `MFQ` asks of RLlib's LearnerGroup, done by the policies of a rollout worker.
+
+    Args:
+        worker: the local one.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._metrics = MetricsLogger(root=False)
+        self.weights_seq_no = 0
+        self.info: dict[str, Any] = {}  # of the latest update, as RLlib's old stack reports it
+
+    def update(
+        self, *, batch: MultiAgentBatch, minibatch_size: int, timesteps: Mapping[str, int]
+    ) -> list[Any]:
+        """Makes one update per minibatch; see `LearnerGroup.update`."""
+        self.weights_seq_no += 1
+        modules = batch.policy_batches
+        policies = {module_id: self._worker.policy_map[module_id] for module_id in modules}
+        agent_steps = timesteps[keys.NUM_AGENT_STEPS_SAMPLED_LIFETIME]
+        for policy in policies.values():
+            policy.on_global_var_update({"timestep": agent_steps})
+        for start in range(0, batch.env_steps(), minibatch_size):
+            stop = start + minibatch_size
+            minibatch = {m: columns.slice(start, stop) for m, columns in modules.items()}
+            self.info = self._worker.learn_on_batch(MultiAgentBatch(minibatch, minibatch_size))
+            self._log(minibatch_size)
+        for module_id, policy in policies.items():
+            lr = float(policy.lr.update(timestep=timesteps[keys.NUM_ENV_STEPS_SAMPLED_LIFETIME]))
+            for group in policy._optimizers[0].param_groups:
+                group["lr"] = lr
+            key = (module_id, "default_optimizer_learning_rate")
+            self._metrics.log_value(key, lr, reduce="mean")
+        return [self._metrics.reduce()]
+
+    def get_state(self, *, inference_only: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """The weights and their number; see `LearnerGroup.get_state`."""
+        weights = self._worker.module.get_state(inference_only=inference_only)
+        state = {COMPONENT_RL_MODULE: weights, keys.WEIGHTS_SEQ_NO: self.weights_seq_no}
+        return {COMPONENT_LEARNER: state}
+
+    def shutdown(self) -> None:
+        """Nothing: the worker is stopped by its group."""
+
+    def _log(self, rows: int) -> None:
+        """Logs what a Learner logs after a minibatch, under its names."""
+        log = self._metrics.log_value
+        for module_id, info in self.info.items():
+            stats = info[LEARNER_STATS_KEY]
+            figures = {k: v for k, v in stats.items() if k != "allreduce_latency"}
+            figures |= {"total_loss": stats["qf_loss"], keys.WEIGHTS_SEQ_NO: self.weights_seq_no}
+            self._metrics.log_dict(figures, key=module_id, window=1)
+            log((module_id, keys.MODULE_TRAIN_BATCH_SIZE_MEAN), rows, reduce="mean")
+            for key in (module_id, ALL_MODULES):
+                log((key, keys.NUM_MODULE_STEPS_TRAINED), rows, reduce="sum")
+                log((key, keys.NUM_MODULE_STEPS_TRAINED_LIFETIME), rows, reduce="lifetime_sum")
+        log((ALL_MODULES, keys.NUM_ENV_STEPS_TRAINED), rows, reduce="sum")
+        log((ALL_MODULES, keys.NUM_ENV_STEPS_TRAINED_LIFETIME), rows, reduce="lifetime_sum")

@@ -1,6 +1,5 @@
 """The old API stack's policy."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -17,17 +16,13 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
-from rllib_mfq.algorithm.learner import (
-    NUM_UPDATES,
-    follow_schedules,
-    module_loss,
-    move_target,
-)
+from rllib_mfq.algorithm.learner import NUM_UPDATES, follow_schedules, module_loss, move_target
 from rllib_mfq.algorithm.rl_module import (
     ACTION_MASK,
     MEAN_ACTIONS,
     NEXT_MEAN_ACTIONS,
     MFQTorchRLModule,
+    check_model_config,
 )
 from rllib_mfq.algorithm.settings import DEFAULTS, to_play
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
@@ -65,9 +60,7 @@ class MFQTorchPolicy(TorchPolicyV2):
 
     @override(TorchPolicyV2)
     def make_model(self) -> MFQTorchRLModule:
-        model_config = self.config["_model_config"]
-        if not isinstance(model_config, dict):
-            model_config = dataclasses.asdict(model_config)
+        model_config = check_model_config(self.config["_model_config"])
         model = MFQTorchRLModule(
             observation_space=self.observation_space,
             action_space=self.action_space,
@@ -89,10 +82,8 @@ class MFQTorchPolicy(TorchPolicyV2):
     @override(TorchPolicyV2)
     def loss(self, model: MFQTorchRLModule, dist_class: Any, train_batch: SampleBatch) -> Tensor:
         q = model.forward_train(train_batch)["q"]
-        loss, figures = module_loss(
-            model, train_batch, q, self.config["target"], self.config["gamma"]
-        )
-        self.tower_stats[model] = figures
+        settings = (self.config["target"], self.config["gamma"])
+        loss, self.tower_stats[model] = module_loss(model, train_batch, q, *settings)
         return loss
 
     @override(TorchPolicyV2)
@@ -100,9 +91,7 @@ class MFQTorchPolicy(TorchPolicyV2):
         parameters = dict(self.model.q_net.named_parameters())
         gradients = {name: parameter.grad for name, parameter in parameters.items()}
         clip_gradients(
-            gradients,
-            grad_clip=self.config["grad_clip"],
-            grad_clip_by=self.config["grad_clip_by"],
+            gradients, grad_clip=self.config["grad_clip"], grad_clip_by=self.config["grad_clip_by"]
         )
         for name, gradient in gradients.items():  # clipped values may be new tensors
             parameters[name].grad = gradient
@@ -129,7 +118,6 @@ class MFQTorchPolicy(TorchPolicyV2):
     def compute_actions(
         self,
         obs_batch: Any,
-        state_batches: Any = None,
         *args: Any,
         explore: bool | None = None,
         timestep: int | None = None,
@@ -144,8 +132,7 @@ class MFQTorchPolicy(TorchPolicyV2):
     def compute_single_action(
         self,
         obs: Any = None,
-        state: Any = None,
-        *,
+        *args: Any,
         mean_actions: Any = None,
         action_mask: Any = None,
         input_dict: Mapping[str, Any] | None = None,
@@ -200,7 +187,8 @@ class MFQTorchPolicy(TorchPolicyV2):
         else:
             chunk = {a: tuple(entry[-2:]) for a, entry in (other_agent_batches or {}).items()}
             name = self._name_of(sample_batch, chunk, episode)
-            self._postprocess_chunk(chunk | {name: (self, sample_batch)}, sizes, episode)
+            known = {} if episode is None else episode.user_data.setdefault(KNOWN, {})
+            self._postprocess_chunk(chunk | {name: (self, sample_batch)}, sizes, known)
         return sample_batch
 
     def _name_of(
@@ -219,16 +207,13 @@ class MFQTorchPolicy(TorchPolicyV2):
         return mine.pop()  # a group's name is a name of that group
 
     def _postprocess_chunk(
-        self, chunk: Mapping[Any, tuple[Any, Any]], sizes: dict[str, int], episode: Any
+        self, chunk: Mapping[Any, tuple[Any, Any]], sizes: dict[str, int], known: dict[Any, Any]
     ) -> None:
         """Adds the columns to the batches of all agents that have this policy's neighbourhood.
 
-        Args:
-            chunk: `{agent: (policy, batch)}`.
-            sizes: number of actions of the groups that are known, in the environment's order.
-            episode: as in `postprocess_trajectory`.
+        `chunk` is `{agent: (policy, batch)}`, `sizes` the number of actions of the groups that are
+        known, and `known` `{agent: (last step, mean actions, next mean actions)}`.
         """
-        known = {} if episode is None else episode.user_data.setdefault(KNOWN, {})
         acted = {}
         for agent, (policy, batch) in chunk.items():
             end = batch[Columns.T][-1] if Columns.T in batch else None
@@ -243,30 +228,24 @@ class MFQTorchPolicy(TorchPolicyV2):
         for agent in sorted(acted, key=str):
             sizes.setdefault(group_of(agent), int(acted[agent][0].action_space.n))
         names = (Columns.ACTIONS, Columns.EPS_ID, Columns.T, SampleBatch.AGENT_INDEX)
-        rows: dict[str, Any] = {
-            name: np.concatenate([np.asarray(batch[name]) for _, batch in acted.values()])
-            for name in names
-        }
-        lengths = [len(batch) for _, batch in acted.values()]
-        number = {group: index for index, group in enumerate(sizes)}
-        rows["group"] = np.repeat([number[group_of(agent)] for agent in acted], lengths)
+        batches = [batch for _, batch in acted.values()]
+        rows = {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in names}
+        numbers = [list(sizes).index(group_of(agent)) for agent in acted]
+        rows["group"] = np.repeat(numbers, list(map(len, batches)))
         postprocess_mean_actions(rows, self.model.neighborhood, sizes)
-        stops = np.cumsum(lengths)
-        for stop, (agent, (policy, batch)) in zip(stops, acted.items(), strict=True):
+        stop = 0
+        for agent, (policy, batch) in acted.items():
+            start, stop = stop, stop + len(batch)
             if NEXT_MEAN_ACTIONS in batch or not isinstance(policy, MFQTorchPolicy):
                 continue
             if policy.model.neighborhood != self.model.neighborhood:
                 continue
             for name in (MEAN_ACTIONS, NEXT_MEAN_ACTIONS):
-                batch[name] = rows[name][stop - len(batch) : stop, : policy.model.mean_action_dim]
+                batch[name] = rows[name][start:stop, : policy.model.mean_action_dim]
             before, _, last = known.get(agent, (None, None, None))
             if before == batch[Columns.T][0] - 1:  # the chunk goes on where the last one ended
                 batch[MEAN_ACTIONS][0] = last[-1]
             known[agent] = (batch[Columns.T][-1], batch[MEAN_ACTIONS], batch[NEXT_MEAN_ACTIONS])
-
-    @override(TorchPolicyV2)
-    def get_weights(self) -> dict[str, Any]:
-        return self.model.get_state()
 
     @override(TorchPolicyV2)
     def set_weights(self, weights: dict[str, Any]) -> None:
