@@ -61,13 +61,14 @@ def train(context: click.Context, config_file: Path | None, **given: Any) -> Non
     if command := context.invoked_subcommand:
         for each in context.command.params:
             if context.get_parameter_source(each.name or "") is ParameterSource.COMMANDLINE:
-                raise BadInput(f"{each.opts[0]} stands before {command}; put it behind.")
+                raise BadInput(f"{each.opts[0]} stands before {command}; write it after PATH.")
         return
     described = {name: given.pop(name) for name in ("run", "env", "config")}
     rest = options.Options(**given)
     for name, value in described.items():
         if config_file and value is not None:
-            raise BadInput(f"--{name} is {value!r}, but {config_file} says that; use --set.")
+            problem = f"--{name} is {value!r}, but {config_file} gives one, too"
+            raise BadInput(f"{problem}; change the file, or use --set.")
     if config_file:
         _run(lambda: read_experiments(config_file), rest)
     else:

@@ -28,7 +28,8 @@ def evaluate(checkpoint: str, play: Play) -> None:
         if play.algo and play.algo != kind.__name__:
             raise BadInput(f"--algo is {play.algo!r}, but {path} is of {kind.__name__}.")
         if not saved.enable_rl_module_and_learner:
-            raise BadInput(f"{path} is of the old API stack; `rllib evaluate` plays the new one's.")
+            old = f"{path} is a checkpoint of the old API stack"
+            raise BadInput(f"{old}; `rllib evaluate` plays those of the new API stack.")
         player, config = hooks(kind), _config(saved, play)
         player.configure_play(config, play)
     start_ray(Options(verbose=play.verbose, ray_address="local", ray_num_cpus=1))

@@ -53,7 +53,7 @@ def start_ray(options: Options) -> None:
     given = {name: value for name, value in resources.items() if value is not None}
     if address and given:
         option = f"--ray-{next(iter(given)).replace('_', '-')}"
-        raise BadInput(f"{option} is the cluster's to say, not ours.")
+        raise BadInput(f"{option} has no effect on a cluster that runs already; leave it out.")
     if not address:
         given["include_dashboard"] = False
     with refusing(f"--ray-address {address}: ", ConnectionError, ValueError, RuntimeError):

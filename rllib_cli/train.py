@@ -85,7 +85,8 @@ def train_variants(
         (base,) = read_experiments(find_example(example)).values()
         base["stop"] |= stop or {}
         plain = {name: {**base, "config": base["config"] | c} for name, c in missing.items()}
-        experiment = next(iter(prepare(plain, options).values())).experiment
+        # What a variant leaves out is as in the example, not as in another variant.
+        experiment = prepare({storage.name: base, **plain}, options)[storage.name].experiment
         experiment["storage_path"] = str(storage.parent)
         start_ray(options)
         click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")

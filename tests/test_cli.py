@@ -567,7 +567,7 @@ def test_a_trial_spans_two_nodes_of_a_cluster(tmp_path):
     assert "wide: return" in out
     process = start("train", "file", path, "--ray-address", "1.2.3.4:6", "--ray-num-cpus", 2)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and "--ray-num-cpus is the cluster's to say" in err
+    assert process.returncode == 2 and "--ray-num-cpus has no effect on a cluster" in err
 
 
 def trial(number=0, status="RUNNING", **result):

@@ -6,9 +6,12 @@ import math
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from ray.tune.search.variant_generator import generate_variants
 from scipy import stats
 
+from rllib_cli import train
 from rllib_cli.command import main
+from rllib_cli.experiments import BadInput
 from rllib_cli.reproduce import spread
 from rllib_mfq.arena.statistics import over_seeds
 from rllib_mfq.experiments import battle, gaussian_squeeze, ising
@@ -72,6 +75,25 @@ def test_a_crowd_of_another_size_gets_as_many_steps():
     assert scaled["temperature"] == [[0, 20.0], [100, 2.0]]
     assert scaled["shared_exploration"] == [[0, 5.0], [200, 0.1]]
     assert (scaled["train_batch_size_per_learner"], scaled["replay_capacity"]) == (10, 30)
+
+
+def test_every_variant_differs_from_the_example_and_not_from_another_variant(tmp_path, monkeypatch):
+    planned = {}
+
+    def plan(experiment, algorithm, searched):
+        for _, variant in generate_variants({"config": experiment.spec["config"]}):
+            planned[variant["config"][train.VARIANT]] = variant["config"]
+
+    monkeypatch.setattr(train, "_tune", plan)
+    monkeypatch.setattr(train, "start_ray", lambda options: None)
+    variants = {"warm": {"temperature": 1.0, "seed": 0}, "cold": {"seed": 1}}
+    with pytest.raises(BadInput, match="warm, cold"):  # nothing was trained
+        train.train_variants("ising", variants, tmp_path / "runs")
+    assert [planned[name]["seed"] for name in variants] == [0, 1]
+    assert planned["warm"]["temperature"] == 1.0
+    example = train.read_experiments(train.find_example("ising"))
+    (config,) = (each["config"] for each in example.values())
+    assert planned["cold"]["temperature"] == config["temperature"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_mfq.envs.gaussian_squeeze import GaussianSqueezePopulation
 from rllib_mfq.envs.ising import IsingPopulation
-from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.mean_field.legal import check_arguments, did_you_mean
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.magent2 import ENVIRONMENTS as MAGENT2
 from rllib_mfq.population.magent2 import magent2
@@ -31,11 +31,8 @@ ENVIRONMENTS: dict[str, Callable[..., Population]] = {
 def make_environment(name: str, config: Mapping[str, Any]) -> Population:
     """Makes one of `ENVIRONMENTS`; raises a ValueError if an argument is unknown or wrong."""
     maker = ENVIRONMENTS[name]
-    legal = inspect.signature(maker).parameters if inspect.isclass(maker) else config
-    for argument in config:  # MAgent2's maker checks its arguments itself
-        if argument not in legal:
-            wrong = f"{argument!r}{did_you_mean(argument, legal)}"
-            raise ValueError(f"{name} has no argument {wrong}; legal are {sorted(legal)}.")
+    if inspect.isclass(maker):  # MAgent2's maker checks its arguments itself
+        check_arguments(name, config, inspect.signature(maker).parameters)
     return maker(**config)
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -23,6 +23,14 @@ def check_integer(name: str, value: object, low: int) -> None:
     """Raises a ValueError unless `value`, known to users as `name`, is an integer from `low` up."""
     if not is_integer(value, low):
         raise ValueError(f"{name} is {value!r}; it must be an integer of at least {low}.")
+
+
+def check_arguments(name: str, given: Iterable[str], legal: Collection[str]) -> None:
+    """Raises a ValueError, with the nearest legal one, for an argument that `name` has not."""
+    for argument in given:
+        if argument not in legal:
+            wrong = f"{argument!r}{did_you_mean(argument, legal)}"
+            raise ValueError(f"{name} has no argument {wrong}; legal are {sorted(legal)}.")
 
 
 def did_you_mean(word: str, legal: Iterable[str]) -> str:

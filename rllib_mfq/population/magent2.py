@@ -16,7 +16,7 @@ import numpy as np
 from magent2.c_lib import _LIB
 from magent2.environments.magent_env import magent_parallel_env
 
-from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.mean_field.legal import check_arguments, did_you_mean
 from rllib_mfq.population.population import Array, Group, Population, Rows, Step, group_of
 
 ENVIRONMENTS = (
@@ -48,12 +48,8 @@ def magent2(name: str, **arguments: Any) -> MAgent2Population:
     terms = getattr(source, "default_reward_args", None) or source.default_env_args
     named = inspect.signature(module.parallel_env).parameters.values()
     legal = {p.name for p in named if p.kind is not p.VAR_KEYWORD} | set(terms)
+    check_arguments(name, arguments, legal)
     for argument, value in arguments.items():
-        if argument not in legal:
-            hint = did_you_mean(argument, legal)
-            raise ValueError(
-                f"{name} has no argument {argument!r}{hint}; legal are {sorted(legal)}."
-            )
         if isinstance(value, str) and argument != "render_mode":
             raise ValueError(f"{name}: {argument} is the string {value!r}; it must be a number.")
     return MAgent2Population(module.parallel_env(**arguments))

@@ -201,8 +201,8 @@ class MFQTorchPolicy(TorchPolicyV2):
         mine = {group_of(agent) for agent, (policy, _) in others.items() if policy is self}
         if len(mine) != 1:
             raise ValueError(
-                f"without an episode nobody knows to which of the groups {sorted(mine)} of its "
-                "policy an agent belongs; pass episode."
+                f"one policy plays the groups {sorted(mine)}, and only the episode tells to which "
+                "of them an agent belongs; pass episode."
             )
         return mine.pop()  # a group's name is a name of that group
 
