@@ -67,7 +67,13 @@ def same(first, second):
 
 def bytes_per_row(memory):
     """What a row takes in a memory, over all columns."""
-    return sum(column.nbytes for column in memory._columns.values()) / memory.capacity
+    columns = [*memory._columns.values(), memory._acted, memory._distance]
+    return sum(column.nbytes for column in columns) / memory.capacity
+
+
+def sample(memory, size):
+    """A draw as arrays of its own."""
+    return {name: column.numpy().copy() for name, column in memory.sample(size).items()}
 
 
 def requests_while_learning(algo):

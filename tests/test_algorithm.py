@@ -160,7 +160,7 @@ def test_q_is_learned_at_the_mean_action_that_mean_action_input_names(
     algo = build(small_battle(mean_action_input=mean_action_input))
     algo.train()
     module = algo.learner_group._learner.module["red"].unwrapped()
-    batch = {k: torch.from_numpy(v) for k, v in algo._memories["red"].sample(64).items()}
+    batch = algo._memories["red"].sample(64)
     assert not torch.equal(batch["mean_actions"], batch["next_mean_actions"])
     expected = module.q_net(batch["obs"], batch[column])
     torch.testing.assert_close(module.forward_train(batch)["q"], expected)

@@ -79,7 +79,7 @@ def test_an_environment_that_raises_is_made_anew_and_its_partial_fragment_droppe
     # Both populations of the runner fail at their 27th step: in the third fragment six of
     # their ten steps are lost, and after that each is 4 steps into an episode.
     assert results["env_runners"]["num_env_step_failures"] == 2
-    learnable = sum(int(m._columns["loss_mask"].sum()) for m in algo._memories.values())
+    learnable = sum(int(m._acted.sum()) for m in algo._memories.values())
     assert learnable == len(algo._memories["shared"]) == algo._agent_steps
     assert algo._agent_steps < 4 * results["env_runners"]["num_env_steps_sampled_lifetime"]
     assert algo.train()["learners"]["shared"]["qf_loss"] >= 0

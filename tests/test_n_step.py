@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_battles import small_battle, weights
+from small_battles import sample, small_battle, weights
 from test_replay import Rows
 
 from rllib_mfq.mean_field.objective import n_step_return
@@ -39,7 +39,7 @@ def test_a_drawn_row_spans_the_steps_a_walk_along_its_agents_life_finds(seed, n_
                 "terminated": columns["terminateds"][i],
             }
         memory.add(columns)
-        batch = memory.sample(200)
+        batch = sample(memory, 200)
         spans = set()
         for i, number in enumerate(batch["actions"].tolist()):
             rewards, last, after = walk(rows, number, n_step)
@@ -89,6 +89,6 @@ def test_steps_do_not_reach_across_fragments():
     memory, source = ReplayMemory(40, seed=0, n_step=4), Rows(1)
     for _ in range(2):
         memory.add(source.fragment(20))
-    batch = memory.sample(500)
+    batch = sample(memory, 500)
     fragment = batch["actions"] // 20
     assert np.array_equal(fragment, batch["new_obs"][:, 0, 0].astype(int) // 20)

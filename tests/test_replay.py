@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_battles import bytes_per_row
+from small_battles import bytes_per_row, sample
 
 from rllib_mfq.replay.memory import ReplayMemory
 
@@ -93,7 +93,7 @@ def test_every_draw_is_a_row_of_the_plain_list_with_its_true_successor(seed, mas
         assert len(memory) == len(expected)
         if not expected:
             continue
-        batch = memory.sample(200)
+        batch = sample(memory, 200)
         numbers = check(batch, expected)
         if masks:
             after = np.array([expected[n] for n in numbers.tolist()])
@@ -111,7 +111,7 @@ def test_every_row_to_learn_from_can_be_drawn_and_no_other():
         columns = rows.fragment(size)
         memory.add(columns)
         reference.add(columns)
-    numbers = check(memory.sample(5000), reference.valid())
+    numbers = check(sample(memory, 5000), reference.valid())
     assert set(numbers.tolist()) == set(reference.valid())
 
 
@@ -124,7 +124,7 @@ def test_draws_are_uniform(sizes, seed):
         memory.add(columns)
         reference.add(columns)
     valid, draws = list(reference.valid()), 100_000
-    counts = np.bincount(memory.sample(draws)["actions"], minlength=rows.written)[valid]
+    counts = np.bincount(sample(memory, draws)["actions"], minlength=rows.written)[valid]
     expected = draws / len(valid)
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     degrees = len(valid) - 1
@@ -136,33 +136,67 @@ def test_same_seed_same_draws():
     for seed in (1, 1, 2):
         memory = ReplayMemory(64, seed=seed)
         memory.add(Rows(0).fragment(60))
-        drawn.append(np.concatenate([memory.sample(50)["actions"] for _ in range(3)]))
+        drawn.append(np.concatenate([sample(memory, 50)["actions"] for _ in range(3)]))
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).any()
 
 
-def test_batches_and_the_written_fragment_are_nobodys_else():
+def test_the_written_fragment_is_nobodys_else_and_a_batch_stays_until_the_next_is_read():
     memory, rows = ReplayMemory(40, seed=0), Rows(0)
     columns = rows.fragment(40)
     memory.add(columns)
     batch = memory.sample(30)
-    before = {name: column.copy() for name, column in batch.items()}
+    before = {name: column.clone() for name, column in batch.items()}
     for column in columns.values():
         column[:] = 0
     memory.add(rows.fragment(40))
     for name, column in batch.items():
         np.testing.assert_array_equal(column, before[name])
+    after = memory.sample(20)
+    for name, column in batch.items():
+        assert column.data_ptr() == after[name].data_ptr()
+        np.testing.assert_array_equal(column[:20], after[name])
+
+
+def test_rows_that_may_only_be_read_are_written_without_a_warning(recwarn):
+    memory, columns = ReplayMemory(40, seed=0), Rows(0).fragment(40)
+    for column in columns.values():
+        column.flags.writeable = False  # as Ray's object store gives them
+    memory.add(columns)
+    batch = sample(memory, 30)
+    np.testing.assert_array_equal(batch["obs"], columns["obs"][batch["actions"]])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("batch_device", [None, "meta"])
+def test_on_another_device_the_same_rows_are_drawn_with_the_same_columns(n_step, batch_device):
+    """`meta` has shapes and types only; what a device adds is the copy to it."""
+    device = "meta" if batch_device is None else "cpu"
+    here = ReplayMemory(50, "float16", 0, n_step)
+    there = ReplayMemory(50, "float16", 0, n_step, device, batch_device)
+    rows = Rows(0, masks=True)
+    for _ in range(3):
+        columns = rows.fragment(30)
+        for memory in (here, there):
+            memory.add(columns)
+        drawn = [memory.draw(20) for memory in (here, there)]
+        np.testing.assert_array_equal(*drawn)
+        mine, theirs = here.read(drawn[0]), there.read(drawn[1])
+        assert {c.device.type for c in theirs.values()} == {"meta"}
+        layouts = [{n: (c.shape, c.dtype) for n, c in batch.items()} for batch in (mine, theirs)]
+        assert layouts[0] == layouts[1]
 
 
 def test_a_memory_without_a_row_to_learn_from_says_so():
     memory, columns = ReplayMemory(10), Rows(0).fragment(4)
     with pytest.raises(ValueError, match="no row to learn from"):
-        memory.sample(1)
+        sample(memory, 1)
     columns["loss_mask"][:] = False
     memory.add(columns)
     assert len(memory) == 0
     with pytest.raises(ValueError, match="no row to learn from"):
-        memory.sample(1)
+        sample(memory, 1)
 
 
 def test_a_fragment_larger_than_the_memory_is_refused_and_changes_nothing():
@@ -172,7 +206,7 @@ def test_a_fragment_larger_than_the_memory_is_refused_and_changes_nothing():
     with pytest.raises(ValueError, match="replay_capacity is 20, less than one fragment of 21"):
         memory.add(rows.fragment(21))
     assert len(memory) == np.count_nonzero(columns["loss_mask"])
-    assert memory.sample(100)["actions"].max() < 20
+    assert sample(memory, 100)["actions"].max() < 20
 
 
 def test_an_empty_fragment_changes_nothing():
@@ -212,7 +246,7 @@ def test_observations_are_kept_in_the_type_asked_for(dtype):
         columns = rows.fragment(30)
         memory.add(columns)
         reference.add(columns)
-    batch = memory.sample(100)
+    batch = sample(memory, 100)
     check(batch, reference.valid())
     assert batch["obs"].dtype == batch["new_obs"].dtype == np.dtype(dtype or np.float32)
 
@@ -222,7 +256,7 @@ def test_float16_rounds_and_keeps_the_observation_to_three_digits():
     columns["obs"] = np.random.default_rng(0).normal(size=(10, *OBS)).astype(np.float32)
     memory = ReplayMemory(10, "float16", seed=0)
     memory.add(columns)
-    batch = memory.sample(50)
+    batch = sample(memory, 50)
     np.testing.assert_allclose(batch["obs"], columns["obs"][batch["actions"]], rtol=1e-3)
 
 
@@ -264,7 +298,7 @@ def test_a_first_mask_that_comes_late_finds_everything_legal_until_then():
     memory.add(plain.fragment(30))
     columns = masked.fragment(30)
     memory.add(columns)
-    batch = memory.sample(500)
+    batch = sample(memory, 500)
     old = batch["actions"] < 30
     assert old.any() and not old.all()
     assert batch["action_mask"][old].all() and batch["next_action_mask"][old].all()
@@ -278,7 +312,7 @@ def test_in_a_fragment_without_masks_everything_is_legal():
     memory.add(masked.fragment(40))
     plain.written = 40
     memory.add(plain.fragment(20))
-    batch = memory.sample(500)
+    batch = sample(memory, 500)
     new = batch["actions"] >= 40
     assert batch["action_mask"][new].all() and not batch["action_mask"][~new].all()
 
@@ -293,7 +327,7 @@ def test_a_restored_memory_goes_on_exactly(fragments, masks, dtype):
     memory, rows = ReplayMemory(50, dtype, seed=0), Rows(0, masks)
     for _ in range(fragments):
         memory.add(rows.fragment(21))
-        memory.sample(10)
+        sample(memory, 10)
     state = memory.get_state()
     others = [ReplayMemory(50, dtype, seed=seed) for seed in (5, 6)]
     others[1].add(Rows(3, masks).fragment(33))  # and what it held is gone
@@ -302,7 +336,7 @@ def test_a_restored_memory_goes_on_exactly(fragments, masks, dtype):
         assert len(other) == len(memory)
     memories = [memory, *others]
     for _ in range(6):
-        batches = [m.sample(40) for m in memories if len(memory)]
+        batches = [sample(m, 40) for m in memories if len(memory)]
         for batch in batches[1:]:
             assert set(batch) == set(batches[0])
             for name, column in batch.items():

@@ -123,7 +123,7 @@ def test_the_death_reward_is_learned():
     sampler, acts = skirmish({"red": (3, (2,), 4)}, deaths={1: 2}, length=2)
     memory = ReplayMemory(100, seed=0)
     memory.add(sampler.sample(num_episodes=1).columns["red"])
-    batch = {k: torch.as_tensor(column) for k, column in memory.sample(64).items()}
+    batch = memory.sample(64)
     network = acts["red"].network
     q = network(batch["obs"], batch["mean_actions"])
     q.retain_grad()

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rllib_mfq.population.population import Array
 
 DRAWN = ("obs", "actions", "rewards", "terminateds", "mean_actions", "next_mean_actions")
-KEPT = (*DRAWN, "loss_mask", "distance", "action_mask")
+KEPT = (*DRAWN, "action_mask")  # as tensors on the device
+NUMBERED = ("loss_mask", "distance")  # as arrays of the host, where rows are numbered and drawn
 
 
 class ReplayMemory:
@@ -17,20 +20,36 @@ class ReplayMemory:
     Every row keeps the distance to the row that holds its next observation. That row was written
     later, so it is overwritten later, and a row always finds its next observation.
 
+    Which rows are drawn is decided on the host, so that a seed gives the same draws whatever the
+    devices are.
+
     Args:
         capacity: rows, closing ones included.
         obs_dtype: type to keep observations in (`float16`, `uint8`, ...); None keeps theirs.
         seed: of the draws.
         n_step: how many steps of an agent a drawn row spans; fewer where its life, or the
             fragment that the row came in, ends before.
+        device: where the rows are kept.
+        batch_device: where batches are needed; None if where the rows are kept.
     """
 
     def __init__(
-        self, capacity: int, obs_dtype: str | None = None, seed: int | None = None, n_step: int = 1
+        self,
+        capacity: int,
+        obs_dtype: str | None = None,
+        seed: int | None = None,
+        n_step: int = 1,
+        device: str | torch.device = "cpu",
+        batch_device: str | torch.device | None = None,
     ) -> None:
         self.capacity, self.obs_dtype, self.n_step = capacity, obs_dtype, n_step
+        self.device = torch.device(device)
+        self._batch_device = torch.device(batch_device or device)
         self._rng = np.random.default_rng(seed)
-        self._columns: dict[str, Array] = {}
+        self._columns: dict[str, Tensor] = {}
+        self._acted = np.zeros(capacity, bool)  # the column `loss_mask`
+        self._distance = np.zeros(capacity, np.int32)  # from a row to that of its next observation
+        self._kept: dict[str, Tensor] = {}  # what batches are read into
         self._size = 0  # rows written and not yet overwritten
         self._next = 0  # where the next row goes
         self.num_steps = 0  # of those written and not yet overwritten, rows with an action
@@ -43,6 +62,8 @@ class ReplayMemory:
     def add(self, columns: Mapping[str, Array]) -> None:
         """Copies the rows of a fragment, a sampler's columns, in at most two slices per column.
 
+        The columns may be read-only, as those from Ray's object store are.
+
         Raises:
             ValueError: the fragment is larger than the memory, or `obs_dtype` cannot hold its
                 observations (`uint8` must hold them exactly, a float type within its range).
@@ -54,56 +75,77 @@ class ReplayMemory:
                 "raise it or shorten rollout_fragment_length."
             )
         self._check_obs_dtype(columns["obs"])
-        index = np.arange(rows, dtype=np.int32)
-        distance = np.where(columns["next_row"] < 0, 0, columns["next_row"] - index)
-        new = {**columns, "distance": distance}
         for name in KEPT:
-            if name in new and name not in self._columns:
-                kind = (self.obs_dtype if name == "obs" else None) or new[name].dtype
-                self._allocate(name, new[name].shape[1:], kind)
+            if name in columns and name not in self._columns:
+                kind = (self.obs_dtype if name == "obs" else None) or columns[name].dtype
+                self._allocate(name, columns[name].shape[1:], kind)
+        next_row = columns["next_row"]
+        distance = np.where(next_row < 0, 0, next_row - np.arange(rows, dtype=np.int32))
         first = min(rows, self.capacity - self._next)
         ends = slice(self._next, self._next + first), slice(rows - first)
         added = int(np.count_nonzero(columns["loss_mask"]))
         self.num_steps_added += added
         self.num_steps += added
         for here, there in zip(ends, (slice(first), slice(first, rows)), strict=True):
-            self.num_steps -= int(np.count_nonzero(self._columns["loss_mask"][here]))
+            self.num_steps -= int(np.count_nonzero(self._acted[here]))
+            self._acted[here] = columns["loss_mask"][there]
+            self._distance[here] = distance[there]
             for name, column in self._columns.items():
-                # An environment may give its first mask late; until then everything was legal.
-                column[here] = new[name][there] if name in new else True
+                if name in columns:
+                    _write(column[here], columns[name][there])
+                else:  # an environment may give a mask only sometimes; else everything is legal
+                    column[here] = True
         self._next = (self._next + rows) % self.capacity
         self._size = min(self.capacity, self._size + rows)
 
-    def sample(self, size: int) -> dict[str, Array]:
-        """Draws `size` rows, B, uniformly and with replacement.
-
-        Returns:
-            `[B, ...]` columns, all of them fresh arrays: `obs`, `new_obs` (`obs` where
-            terminated), `actions`, `rewards`, `terminateds`, `mean_actions`, `next_mean_actions`,
-            and `action_mask` and `next_action_mask` where the environment has masks.
-            With several steps, `rewards` `[B, n_step]` are those of the steps, zero behind the
-            last one, and `num_steps` `[B]` says how many there are. `terminateds`, `new_obs` and
-            `last_mean_actions`, the mean action that the step produced, are of the last step.
+    def draw(self, size: int) -> Array:
+        """Draws `size` rows, B, uniformly and with replacement; returns their numbers, `[B]` int64.
 
         Raises:
             ValueError: there is no row to learn from.
         """
         if not self.num_steps:
             raise ValueError("the memory holds no row to learn from.")
-        rows, columns = self._draw(size), self._columns
-        batch = {name: columns[name][rows] for name in (*DRAWN, "action_mask") if name in columns}
-        if self.n_step > 1:
-            rows = self._follow(rows, batch)
-        after = self._after(rows)
-        batch["new_obs"] = columns["obs"][after]
-        if "action_mask" in columns:
-            batch["next_action_mask"] = columns["action_mask"][after]
-        return batch
+        rows, again = np.zeros(size, np.int64), np.arange(size)
+        while len(again):  # a row without an action is drawn again
+            rows[again] = self._rng.integers(self._size, size=len(again))
+            again = again[~self._acted[rows[again]]]
+        return rows
+
+    def read(self, rows: Array) -> dict[str, Tensor]:
+        """Reads the rows of the numbers `rows`, `[B]` as `draw` gives them.
+
+        Returns:
+            `[B, ...]` columns in tensors that the next `read` overwrites: `obs`, `new_obs` (`obs`
+            where terminated), `actions`, `rewards`, `terminateds`, `mean_actions`,
+            `next_mean_actions`, and `action_mask` and `next_action_mask` where the environment
+            has masks.
+            With several steps, `rewards` `[B, n_step]` are those of the steps, zero behind the
+            last one, and `num_steps` `[B]` says how many there are. `terminateds`, `new_obs` and
+            `last_mean_actions`, the mean action that the step produced, are of the last step.
+        """
+        last, batch = self._follow(rows) if self.n_step > 1 else (rows, {})
+        at = torch.from_numpy(rows).to(self.device)
+        for name in KEPT:
+            if name in self._columns and name not in batch:
+                batch[name] = self._take(name, name, at)
+        after = torch.from_numpy(self._after(last)).to(self.device)
+        batch["new_obs"] = self._take("new_obs", "obs", after)
+        if "action_mask" in self._columns:
+            batch["next_action_mask"] = self._take("next_action_mask", "action_mask", after)
+        return {name: column.to(self._batch_device) for name, column in batch.items()}
+
+    def sample(self, size: int) -> dict[str, Tensor]:
+        """Draws `size` rows and reads them; see `draw` and `read`."""
+        return self.read(self.draw(size))
 
     def get_state(self) -> dict[str, Any]:
-        """The filled rows and everything needed to go on exactly as before."""
+        """The filled rows, as arrays, and everything needed to go on exactly as before."""
+        columns = {name: c[: self._size].numpy(force=True) for name, c in self._columns.items()}
+        numbered = zip(NUMBERED, (self._acted, self._distance), strict=True)
+        columns |= {name: c[: self._size] for name, c in numbered if self._columns}
         return {
-            "columns": {name: c[: self._size].copy() for name, c in self._columns.items()},
+            "columns": {name: column.copy() for name, column in columns.items()},
             "next": self._next,
             "num_steps": self.num_steps,
             "num_steps_added": self.num_steps_added,
@@ -123,18 +165,23 @@ class ReplayMemory:
             if state[name] != value:
                 other = f"the checkpoint's memory has {state[name]!r}"
                 raise ValueError(f"{name} is {value!r}, but {other}; use the same.")
-        self._columns, self._size = {}, 0
+        self._columns, self._kept, self._size = {}, {}, 0
+        self._acted[:] = False
         for name, filled in state["columns"].items():
-            self._allocate(name, filled.shape[1:], filled.dtype)
-            self._columns[name][: len(filled)] = filled
             self._size = len(filled)
+            if name in NUMBERED:
+                (self._acted if name == "loss_mask" else self._distance)[: self._size] = filled
+            else:
+                self._allocate(name, filled.shape[1:], filled.dtype)
+                _write(self._columns[name][: self._size], filled)
         self._next, self.num_steps = state["next"], state["num_steps"]
         self.num_steps_added = state["num_steps_added"]
         self._rng.bit_generator.state = state["rng"]
 
     def _allocate(self, name: str, shape: tuple[int, ...], kind: Any) -> None:
-        new = np.ones if name == "action_mask" else np.zeros
-        self._columns[name] = new((self.capacity, *shape), kind)
+        new = torch.ones if name == "action_mask" else torch.empty  # which takes no page yet
+        dtype = torch.from_numpy(np.empty(0, kind)).dtype
+        self._columns[name] = new((self.capacity, *shape), dtype=dtype, device=self.device)
 
     def _check_obs_dtype(self, obs: Array) -> None:
         if self.obs_dtype is None or not obs.size:
@@ -148,37 +195,50 @@ class ReplayMemory:
                 f"{obs[~held][0]}; use a wider type or leave it out."
             )
 
-    def _draw(self, size: int) -> Array:
-        """`[size]` rows with an action, by drawing again where one has none."""
-        rows, again = np.zeros(size, np.int64), np.arange(size)
-        while len(again):
-            rows[again] = self._rng.integers(self._size, size=len(again))
-            again = again[~self._columns["loss_mask"][rows[again]]]
-        return rows
+    def _take(self, name: str, column: str, rows: Tensor) -> Tensor:
+        """The rows `[B]` of a column, in a tensor that is kept under a name of a batch's column.
+
+        A fresh tensor would cost more than the copy: its pages are new to the process.
+        """
+        source, kept = self._columns[column], self._kept.get(name)
+        if kept is None or len(kept) < len(rows):
+            pinned = self.device.type == "cpu" and self._batch_device.type == "cuda"
+            shape = (len(rows), *source.shape[1:])
+            kept = source.new_empty(shape, pin_memory=pinned)
+            self._kept[name] = kept
+        return torch.index_select(source, 0, rows, out=kept[: len(rows)])
 
     def _after(self, rows: Array) -> Array:
         """`[B]`: the rows that hold the next observations; the rows themselves if terminated."""
-        return np.asarray((rows + self._columns["distance"][rows]) % self.capacity)
+        return np.asarray((rows + self._distance[rows]) % self.capacity)
 
-    def _follow(self, rows: Array, batch: dict[str, Array]) -> Array:
-        """Puts the further steps of the rows' agents into a batch; returns the last rows."""
-        columns = self._columns
-        rewards = np.zeros((len(rows), self.n_step), np.float32)
-        rewards[:, 0] = batch["rewards"]
+    def _follow(self, rows: Array) -> tuple[Array, dict[str, Tensor]]:
+        """Follows the rows' agents for further steps; returns the last rows, and their columns."""
         steps, going = np.ones(len(rows), np.int32), np.ones(len(rows), bool)
-        for k in range(1, self.n_step):
-            after = self._after(rows)
-            going &= (after != rows) & columns["loss_mask"][after]  # it acted there, too
-            rows = np.where(going, after, rows)
-            rewards[:, k] = np.where(going, columns["rewards"][rows], 0.0)
-            steps += going
-        batch |= {
-            "rewards": rewards,
-            "num_steps": steps,
-            "terminateds": columns["terminateds"][rows],
-            "last_mean_actions": columns["next_mean_actions"][rows],
+        last, rewards = rows, []
+        for k in range(self.n_step):
+            if k:
+                after = self._after(last)
+                going &= (after != last) & self._acted[after]  # it acted there, too
+                last = np.where(going, after, last)
+                steps += going
+            paid = self._columns["rewards"][torch.from_numpy(last).to(self.device)]
+            rewards.append(paid.masked_fill(torch.from_numpy(~going).to(self.device), 0.0))
+        at = torch.from_numpy(last).to(self.device)
+        return last, {
+            "rewards": torch.stack(rewards, 1),
+            "num_steps": torch.from_numpy(steps),
+            "terminateds": self._take("terminateds", "terminateds", at),
+            "last_mean_actions": self._take("last_mean_actions", "next_mean_actions", at),
         }
-        return rows
+
+
+def _write(column: Tensor, values: Array) -> None:
+    """Copies values into the rows of a column, in its type."""
+    if column.device.type == "cpu":
+        column.numpy()[...] = values
+    else:
+        column.copy_(torch.from_numpy(np.array(values)))  # torch warns of read-only arrays
 
 
 class Memories(dict[str, ReplayMemory]):
@@ -198,8 +258,8 @@ class Memories(dict[str, ReplayMemory]):
         """
         return bool(self) and all(each and each.num_steps_added >= rows for each in self.values())
 
-    def sample(self, size: int) -> dict[str, dict[str, Array]]:
-        """Draws rows from every memory; see `ReplayMemory.sample`."""
+    def sample(self, size: int) -> dict[str, dict[str, Tensor]]:
+        """Draws rows from every memory; see `ReplayMemory.read`."""
         return {module_id: memory.sample(size) for module_id, memory in self.items()}
 
     def get_state(self) -> dict[str, Any]:
