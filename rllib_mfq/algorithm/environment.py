@@ -12,6 +12,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.error import EnvError
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from rllib_mfq.envs.atari import atari
 from rllib_mfq.envs.gaussian_squeeze import GaussianSqueezePopulation
 from rllib_mfq.envs.ising import IsingPopulation
 from rllib_mfq.mean_field.legal import check_arguments, did_you_mean
@@ -24,6 +25,7 @@ ENVIRONMENTS: dict[str, Callable[..., Population]] = {
     **{name: functools.partial(magent2, name) for name in MAGENT2},
     "ising_v0": IsingPopulation,
     "gaussian_squeeze_v0": GaussianSqueezePopulation,
+    "atari": atari,
 }
 """What makes the package's own environments; an `env_config` holds its arguments."""
 

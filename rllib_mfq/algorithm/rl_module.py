@@ -1,6 +1,5 @@
-"""The RLModule: RLlib's encoder, the mean field Q network, and what is needed to act with it."""
+"""The RLModule: the Q network of mean field Q-learning, and what is needed to act with it."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,19 +7,21 @@ import numpy as np
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.utils import make_target_network
-from ray.rllib.core.models.base import ENCODER_OUT
 from ray.rllib.core.models.catalog import Catalog
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 from torch import Tensor, nn
 
+from rllib_mfq.algorithm.networks import (
+    check_model_config,
+    make_catalog,
+    make_network,
+    own_class,
+)
 from rllib_mfq.algorithm.settings import TO_PLAY, to_play
-from rllib_mfq.mean_field.legal import did_you_mean
 from rllib_mfq.mean_field.neighborhood import Neighborhood
-from rllib_mfq.mean_field.network import MeanFieldQNetwork
 from rllib_mfq.mean_field.objective import greedy_actions, sample_actions
 from rllib_mfq.mean_field.table import QTable
 from rllib_mfq.population.population import Array
@@ -32,48 +33,38 @@ ACTION_MASK = "action_mask"
 log_once("RLModule(config=[RLModuleConfig object])")  # what RLlib's own constructor warns of
 
 
-class _CatalogEncoder(nn.Module):
-    """RLlib's encoder, from a tensor of observations to a tensor of features."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, obs: Tensor) -> Tensor:
-        return self.encoder({Columns.OBS: obs})[ENCODER_OUT]
-
-
 class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     """Q(s, ., m) of one group, or of all groups that share it.
 
-    The `model_config` is RLlib's own (`fcnet_hiddens`, `conv_filters`, ...) with the entries of
-    `TO_PLAY` added. The temperature is a buffer, so that env runners and checkpoints get it with
-    the weights.
+    The `model_config` is RLlib's own (`fcnet_hiddens`, `conv_filters`, ...) or names a network of
+    the user's (`encoder`, `q_network`), with the entries of `TO_PLAY` added. The temperature is a
+    buffer, so that env runners and checkpoints get it with the weights.
     """
+
+    def __init__(
+        self, *args: Any, catalog_class: type[Catalog] | None = None, **kwargs: Any
+    ) -> None:
+        # RLlib would make the catalog before `setup`, which knows the filters that suit an image.
+        self._catalog_class = catalog_class
+        super().__init__(*args, **kwargs)
 
     @override(TorchRLModule)
     def setup(self) -> None:
         config = check_model_config(self.model_config)
         known = to_play({}) | {key: config[key] for key in TO_PLAY if key in config}
         space = self.observation_space
-        num_actions = int(self.action_space.n)
         self.neighborhood = Neighborhood.parse(known["neighborhood"])
         self.mean_action_iterations = int(known["mean_action_iterations"])
         columns = {"previous": MEAN_ACTIONS, "current": NEXT_MEAN_ACTIONS}
         self._learned_at = columns[known["mean_action_input"]]
-        self.mean_action_dim = known["mean_action_dim"] or num_actions
-        self.q_net: MeanFieldQNetwork | QTable
-        if known["table_levels"]:
-            first, last = int(space.low[0]), int(space.high[0])
-            shape = (last - first + 1, known["table_levels"], self.mean_action_dim, num_actions)
-            self.q_net = QTable(first, *shape)
-        else:
-            if not config.get("conv_filters") and len(space.shape) == 3:
-                config["conv_filters"] = default_conv_filters(space.shape)
-            catalog = Catalog(space, self.action_space, config)
-            encoder = _CatalogEncoder(catalog.build_encoder(framework="torch"))
-            sizes = (catalog.latent_dims[0], self.mean_action_dim, num_actions)
-            self.q_net = MeanFieldQNetwork(encoder, *sizes, known["dueling"])
+        self.mean_action_dim = known["mean_action_dim"] or int(self.action_space.n)
+        catalog = None
+        if not (known["table_levels"] or own_class(config)):
+            catalog = make_catalog(space, self.action_space, config, self._catalog_class)
+        if self._catalog_class is not None:
+            self.catalog = catalog  # whose class RLlib writes into checkpoints
+        known["mean_action_dim"] = self.mean_action_dim
+        self.q_net = make_network(space, self.action_space, config, known, catalog)
         self.register_buffer("temperature", torch.tensor(float(known["temperature"])))
         shared = known["shared_exploration"]
         strength = None if shared is None else torch.tensor(float(shared))
@@ -189,39 +180,6 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         shape = (int(of.max()) + 1, int(self.action_space.n))
         drawn = torch.randn(shape, generator=generator).to(self.temperature.device)
         return self.shared_exploration * drawn[of.to(drawn.device)]
-
-
-def check_model_config(model_config: Any) -> dict[str, Any]:
-    """A copy of a model config as a dict.
-
-    Raises a ValueError if it is no dict, or if a key is unknown or has no effect here.
-    """
-    if isinstance(model_config, DefaultModelConfig):
-        model_config = dataclasses.asdict(model_config)
-    if not isinstance(model_config, Mapping):
-        raise ValueError(f"model_config is {model_config!r}; it must be a dict.")
-    legal = {field.name for field in dataclasses.fields(DefaultModelConfig)} | {*TO_PLAY}
-    default = DefaultModelConfig()
-    for key, value in model_config.items():
-        if key not in legal:
-            raise ValueError(f"model_config has no key {key!r}{did_you_mean(str(key), legal)}.")
-        encoder = key in TO_PLAY or key.startswith(("fcnet_", "conv_"))
-        if not encoder and value != getattr(default, key):
-            raise ValueError(
-                f"model_config has {key!r}, which has no effect on MFQ; it learns from single "
-                "steps, and of RLlib's networks it uses the encoder: set fcnet_... or conv_..."
-            )
-    return dict(model_config)
-
-
-def default_conv_filters(shape: tuple[int, ...]) -> list[list[Any]]:
-    """RLlib's `conv_filters` for observations `[height, width, channels]`: two if they fit.
-
-    They have no padding, which would double the time they take.
-    """
-    if min(shape[:2]) >= 7:
-        return [[16, 3, 2, "valid"], [32, 3, 2, "valid"]]
-    return [[32, min(3, *shape[:2]), 1, "valid"]]
 
 
 def _mask(batch: Mapping[str, Any]) -> Tensor | None:

@@ -8,6 +8,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SPACES
 
+from rllib_mfq.algorithm.networks import warn_of_large_layers
 from rllib_mfq.mean_field.legal import did_you_mean
 from rllib_mfq.population.population import group_of
 
@@ -48,10 +49,11 @@ def check_modules_to_train(config: Any) -> None:
     """Raises a ValueError unless all `policies_to_train` exist."""
     to_train = config.policies_to_train
     if to_train is not None and not callable(to_train):
-        _check_exist(config, "policies_to_train has", to_train)
+        check_exist(config, "policies_to_train has", to_train)
 
 
-def _check_exist(config: Any, what: str, module_ids: Iterable[str]) -> None:
+def check_exist(config: Any, what: str, module_ids: Iterable[str]) -> None:
+    """Raises a ValueError, beginning with `what`, unless all modules are among the policies."""
     for module_id in module_ids:
         if module_id not in config.policies:
             hint = did_you_mean(module_id, config.policies)
@@ -62,9 +64,9 @@ def check_roster(config: Any) -> None:
     """Raises a ValueError unless every group has a module that can play it, and vice versa."""
     groups, modules = config.groups, modules_of_groups(config)
     overrides = config.algorithm_config_overrides_per_module
-    _check_exist(config, "algorithm_config_overrides_per_module has", overrides)
+    check_exist(config, "algorithm_config_overrides_per_module has", overrides)
     for group, module_id in modules.items():
-        _check_exist(config, f"group {group!r} maps to policy", [module_id])
+        check_exist(config, f"group {group!r} maps to policy", [module_id])
     for module_id in config.policies:
         mine = [group for group in groups if modules[group] == module_id]
         if not mine:
@@ -89,7 +91,9 @@ def try_networks(config: Any) -> None:
         with torch.random.fork_rng(devices=[]):  # the run's own networks are drawn as ever
             modules = config.get_multi_rl_module_spec(spaces=spaces, inference_only=True).build()
         for module_id, module in modules.items():
-            module.q({Columns.OBS: torch.zeros(1, *(spaces[module_id][0].shape or ()))})
+            shape = spaces[module_id][0].shape or ()
+            module.q({Columns.OBS: torch.zeros(1, *shape)})
+            warn_of_large_layers(module_id, shape, module)
     except Exception as error:
         raise ValueError(
             f"model_config is {config._model_config!r}, of which no network can be made: {error}"

@@ -8,12 +8,11 @@ import gymnasium as gym
 import numpy as np
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-from rllib_mfq.algorithm.rl_module import check_model_config
+from rllib_mfq.algorithm.module_specs import check_module_specs, check_networks
 from rllib_mfq.algorithm.roster import check_roster, modules_of_groups
 from rllib_mfq.algorithm.setting_types import check_keys, checked, refuse_strings
-from rllib_mfq.algorithm.settings import CHECKED, PER_MODULE, TO_PLAY
+from rllib_mfq.algorithm.settings import CHECKED, PER_MODULE
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.population import Rows
 
@@ -75,6 +74,7 @@ def check_settings(config: Any) -> None:
                 raise ValueError(f"{key.lstrip('_')} is {value!r}; it must be True or False.")
         elif isinstance(default, int | float) and key not in CHECKED:
             refuse_strings(key, value, whole=isinstance(default, int))
+    check_module_specs(config)
     _check_overrides(config)
     starts = config.num_steps_sampled_before_learning_starts
     if starts > config.replay_capacity:
@@ -111,6 +111,7 @@ def check_environment(config: Any, first: Mapping[str, Rows]) -> None:
     """
     _check_spaces(config)
     check_roster(config)
+    check_networks(config)
     needs = Neighborhood.parse(config.neighborhood).needs
     for group, rows in first.items():
         if needs and getattr(rows, needs) is None:
@@ -148,21 +149,6 @@ def _check_spaces(config: Any) -> None:
             raise ValueError(f"group {group!r} has action space {actions}; MFQ needs Discrete.")
         if not isinstance(obs, gym.spaces.Box) or not np.prod(obs.shape):
             raise ValueError(f"group {group!r} has observation space {obs}; MFQ needs a Box.")
-        if len(obs.shape) not in (1, 3):
-            raise ValueError(
-                f"group {group!r} has observations of shape {obs.shape}; MFQ needs [n] or "
-                "[height, width, channels]."
-            )
-    shapes = [group.observation_space.shape for group in config.groups.values()]
-    images = {len(shape) == 3 for shape in shapes}
-    default, other = DefaultModelConfig(), {"fcnet": "conv_filters", "conv": "fcnet_hiddens"}
-    for key, value in check_model_config(config._model_config).items():
-        kind = key.partition("_")[0]
-        if value != getattr(default, key) and (kind == "conv") not in images:
-            raise ValueError(
-                f"model_config has {key!r}, which has no effect on observations of shape "
-                f"{shapes[0]}; set {other[kind]}."
-            )
     if config.table_levels is None:
         return
     if config.dueling:
@@ -177,11 +163,7 @@ def _check_spaces(config: Any) -> None:
 
 
 def _check_overrides(config: Any) -> None:
-    """Checks what is set for the network, and for single modules."""
-    for key in check_model_config(config._model_config):
-        if key in TO_PLAY:
-            instead = f"use training() or the key {key} of the config itself"
-            raise ValueError(f"model_config has {key!r}, which MFQ sets; {instead}.")
+    """Checks what is set for single modules."""
     for module_id, overrides in config.algorithm_config_overrides_per_module.items():
         name = f"algorithm_config_overrides_per_module[{module_id!r}]"
         check_keys(name, overrides, PER_MODULE)

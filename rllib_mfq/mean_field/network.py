@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from rllib_mfq.mean_field.observations import Observations
+
 
 class MeanFieldQNetwork(nn.Module):
     """An observation encoder and a mean-action embedding, joined before the action values.
@@ -18,6 +20,8 @@ class MeanFieldQNetwork(nn.Module):
         mean_action_dim: length of a mean action.
         num_actions: A.
         dueling: splits the head into a state value and advantages (mean-free over actions).
+        observations: what is made of observations before the encoder; None turns them into
+            float32.
     """
 
     def __init__(
@@ -27,8 +31,10 @@ class MeanFieldQNetwork(nn.Module):
         mean_action_dim: int,
         num_actions: int,
         dueling: bool = False,
+        observations: Observations | None = None,
     ) -> None:
         super().__init__()
+        self.observations = observations or Observations(())
         self.encoder = encoder
         self.mean_action_embedding = nn.Sequential(
             nn.Linear(mean_action_dim, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU()
@@ -44,13 +50,32 @@ class MeanFieldQNetwork(nn.Module):
 
         Observations are `[B, ...]` of any number type, mean actions `[B, mean_action_dim]` float.
         """
-        parts = [self.encoder(obs.float()), self.mean_action_embedding(mean_actions)]
+        features = self.encoder(self.observations(obs))
+        parts = [features, self.mean_action_embedding(mean_actions)]
         joint = self.joint(torch.cat(parts, -1))
         advantage: Tensor = self.advantage(joint)
         if self.value is None:
             return advantage
         value: Tensor = self.value(joint)
         return value + advantage - advantage.mean(-1, keepdim=True)
+
+
+class OwnQNetwork(nn.Module):
+    """A Q network of the user's.
+
+    Args:
+        network: maps observations `[B, ...]` float32 and mean actions to action values `[B, A]`.
+        observations: see `MeanFieldQNetwork`.
+    """
+
+    def __init__(self, network: nn.Module, observations: Observations) -> None:
+        super().__init__()
+        self.network, self.observations = network, observations
+
+    def forward(self, obs: Tensor, mean_actions: Tensor) -> Tensor:
+        """Action values, `[B, A]`; for the arguments see `MeanFieldQNetwork`."""
+        q: Tensor = self.network(self.observations(obs), mean_actions)
+        return q
 
 
 def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:

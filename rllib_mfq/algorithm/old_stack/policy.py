@@ -17,12 +17,12 @@ from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
 from rllib_mfq.algorithm.learner import NUM_UPDATES, follow_schedules, module_loss, move_target
+from rllib_mfq.algorithm.networks import check_model_config
 from rllib_mfq.algorithm.rl_module import (
     ACTION_MASK,
     MEAN_ACTIONS,
     NEXT_MEAN_ACTIONS,
     MFQTorchRLModule,
-    check_model_config,
 )
 from rllib_mfq.algorithm.settings import DEFAULTS, to_play
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions

@@ -1,0 +1,58 @@
+"""Environments of Gymnasium and PettingZoo that need a package more: the extras of the package."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack
+
+from rllib_mfq import MFQConfig
+from rllib_mfq.envs.atari import atari
+
+SMALL = {"train_batch_size_per_learner": 8, "num_steps_sampled_before_learning_starts": 20}
+
+
+def test_an_atari_game_is_seen_as_a_stack_of_bytes():
+    pytest.importorskip("ale_py")
+    game = atari("Pong")
+    group = game.groups["agent"]
+    assert group.observation_space.shape == (4, 84, 84)
+    assert group.observation_space.dtype == np.uint8 and group.action_space.n == 6
+    game.reset(seed=0)
+    seen = np.zeros((1, 4, 84, 84), np.uint8)
+    for _ in range(20):
+        game.step({"agent": np.array([2])})
+    game.observe("agent", seen)
+    assert seen.max() > 100 and (seen[0, 0] != seen[0, -1]).any()
+    assert game.render().shape == (210, 160, 3)
+
+
+@pytest.mark.parametrize(("clip", "largest"), [(False, 30.0), (True, 1.0)])
+def test_rewards_of_a_game_may_be_clipped(clip, largest):
+    pytest.importorskip("ale_py")
+    game, found = atari("SpaceInvaders", screen_size=20, clip_rewards=clip), {0.0}
+    game.reset(seed=0)
+    rng = np.random.default_rng(0)
+    while max(found) < largest:
+        step = game.step({"agent": rng.integers(6, size=1)})["agent"]
+        found.add(float(step.rewards[0]))
+        if step.terminated.any():
+            game.reset()
+    assert (found == {0.0, 1.0}) is clip
+
+
+@pytest.mark.parametrize("framestack", [None, 4])
+def test_rllibs_own_atari_wrapper_works_as_in_its_examples(build, framestack):
+    ale_py = pytest.importorskip("ale_py")
+    gym.register_envs(ale_py)
+
+    class Wrapped(gym.Wrapper):
+        def __init__(self, config):
+            made = gym.make("ALE/Pong-v5", **config)
+            super().__init__(wrap_atari_for_new_api_stack(made, framestack=framestack))
+
+    arguments = {"frameskip": 1, "full_action_space": False, "repeat_action_probability": 0.0}
+    algo = build(MFQConfig().environment(Wrapped, env_config=arguments).training(**SMALL))
+    while not algo.train()["num_updates"]:
+        pass
+    (memory,) = algo._memories.values()
+    assert memory.sample(2)["obs"].shape == (2, 64, 64, framestack or 1)
