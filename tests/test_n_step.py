@@ -1,10 +1,13 @@
 """Returns of several steps: the memory against a plain walk, the loss by hand, both stacks."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from small_battles import sample, small_battle, weights
 from test_replay import Rows
+from test_sampler import LAYOUTS, Flaky, Toy, by_hand, sampler_of
 
 from rllib_mfq.mean_field.objective import n_step_return
 from rllib_mfq.replay.memory import ReplayMemory
@@ -85,7 +88,138 @@ def test_a_number_of_steps_that_cannot_be_is_refused(value):
         small_battle(n_step=value).validate()
 
 
-def test_steps_do_not_reach_across_fragments():
+# --- over the borders of fragments ------------------------------------------------------------
+
+
+def lives_of(table):
+    """`{observation: (rewards to the end of its life, row by row)}` of a loop over whole lives."""
+    return {row["obs"].tobytes(): row for row in table if row["loss_mask"]}
+
+
+def span_in_table(row, n_step):
+    """The plain loop: rewards of up to n steps, the last row, and what it observes then."""
+    rewards = [row["rewards"]]
+    while len(rewards) < n_step and row["successor"] and row["successor"]["loss_mask"]:
+        row = row["successor"]
+        rewards.append(row["rewards"])
+    return rewards, row
+
+
+@pytest.mark.parametrize("lengths", [[1], [3], [7, 1, 2], [40]], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_returns_run_over_whole_lives_however_long_fragments_are(lengths, layout):
+    """Two runners in turn, three populations each, one memory for every player."""
+    n_step, steps = 5, 40
+    samplers = [sampler_of(lambda i, f=first: Toy(f + i), 3, layout) for first in (0, 3)]
+    tables = [by_hand(lambda i, f=first: Toy(f + i), 3, "group", 1, steps) for first in (0, 3)]
+    memories = {name: ReplayMemory(20_000, seed=0, n_step=n_step) for name in layout.values()}
+    played = 0
+    for length in itertools.cycle(lengths):
+        for sampler in samplers:
+            fragment = sampler.sample(num_steps=min(length, steps - played))
+            for name, memory in memories.items():
+                memory.add(fragment.columns[name], fragment.links[name])
+        played += length
+        if played >= steps:
+            break
+    table = {key: row for part in tables for key, row in lives_of(part).items()}
+    seen = 0
+    for memory in memories.values():
+        rows = np.flatnonzero(memory._acted)
+        batch = {name: column.numpy() for name, column in memory.read(rows).items()}
+        seen += len(rows)
+        for i in range(len(rows)):
+            rewards, last = span_in_table(table[batch["obs"][i].tobytes()], n_step)
+            k = len(rewards)
+            assert batch["num_steps"][i] == k
+            np.testing.assert_allclose(batch["rewards"][i], rewards + [0.0] * (n_step - k))
+            assert batch["terminateds"][i] == last["terminateds"]
+            mean = batch["last_mean_actions"][i]
+            np.testing.assert_allclose(mean, last["next_mean_actions"], atol=1e-6)
+            if last["successor"]:
+                np.testing.assert_array_equal(batch["new_obs"][i], last["successor"]["obs"])
+    assert seen == len(table) > 900
+
+
+def linked(memory, sampler, fragments):
+    """Adds fragments of `(steps, fresh, whether it arrives)`; how many borders a walk crosses."""
+    for steps, fresh, arrives in fragments:
+        fragment = sampler.sample(num_steps=steps, fresh=fresh)
+        if arrives:
+            memory.add(fragment.columns["shared"], fragment.links["shared"])
+    return int(np.count_nonzero(memory._distance[~memory._acted]))
+
+
+def test_only_what_follows_is_joined():
+    def fresh():
+        return sampler_of(Toy, 2, LAYOUTS["one player"]), ReplayMemory(5_000, n_step=3)
+
+    sampler, memory = fresh()
+    assert linked(memory, sampler, [(5, False, True)]) == 0
+    assert linked(memory, sampler, [(5, False, True)]) > 0
+    sampler, memory = fresh()  # a fresh start
+    assert linked(memory, sampler, [(5, False, True), (5, True, True)]) == 0
+    sampler, memory = fresh()  # a fragment was lost
+    assert linked(memory, sampler, [(5, False, True), (5, False, False), (5, False, True)]) == 0
+    sampler, memory = fresh()  # other players
+    linked(memory, sampler, [(5, False, True)])
+    sampler.assign(sampler.players)
+    assert linked(memory, sampler, [(5, False, True)]) == 0
+    sampler, memory = fresh()  # a runner that was started again
+    linked(memory, sampler, [(5, False, True)])
+    assert linked(memory, fresh()[0], [(5, False, True), (5, False, False)]) == 0
+    sampler, memory = fresh()  # a memory that was restored
+    linked(memory, sampler, [(5, False, True)])
+    memory.set_state(memory.get_state())
+    assert linked(memory, sampler, [(5, False, True)]) == 0
+
+
+def test_an_episode_that_broke_ends_where_the_last_fragment_ended():
+    """Rows of an episode that failed are not learned from: earlier ones see their first only."""
+    n_step = 4
+    made, fails = {}, {(0, 0): ("step", 0, 4)}
+    sampler = sampler_of(
+        lambda i: Flaky(i, made, fails), 3, LAYOUTS["one player"], restart_failed=True
+    )
+    memory = ReplayMemory(5_000, n_step=n_step)
+    closing = {}
+    for number in range(2):
+        fragment = sampler.sample(num_steps=3)
+        assert fragment.failures == number
+        columns = fragment.columns["shared"]
+        if number == 0:
+            broken = columns["eps_id"] == 0
+            closing = {c.tobytes() for c in columns["obs"][broken & ~columns["loss_mask"]]}
+        memory.add(columns, fragment.links["shared"])
+    rows = np.flatnonzero(memory._acted)
+    batch = {name: column.numpy() for name, column in memory.read(rows).items()}
+    ends = [batch["new_obs"][i].tobytes() in closing for i in range(len(rows))]
+    assert sum(ends) >= len(closing) > 0
+    assert (batch["num_steps"][ends] < n_step).any()
+
+
+@pytest.mark.parametrize("capacity", [150, 220, 400])
+def test_rows_that_were_overwritten_are_never_walked_into(capacity):
+    """In a small ring: every step of a walk is one of the agent's own, and later than the last."""
+    sampler = sampler_of(Toy, 2, LAYOUTS["one player"])
+    memory, table = ReplayMemory(capacity, n_step=4), lives_of(by_hand(Toy, 2, "group", 1, 60))
+    crossed = 0
+    for steps in (2, 1, 4, 3, 1, 1, 5, 2, 4, 1, 3, 6, 2, 2, 1, 4, 3, 2, 4, 5):
+        fragment = sampler.sample(num_steps=steps)
+        memory.add(fragment.columns["shared"], fragment.links["shared"])
+        rows = np.flatnonzero(memory._acted)
+        batch = {name: column.numpy() for name, column in memory.read(rows).items()}
+        for i in range(len(rows)):
+            row, k = table[batch["obs"][i].tobytes()], int(batch["num_steps"][i])
+            rewards, last = span_in_table(row, k)
+            np.testing.assert_allclose(batch["rewards"][i, :k], rewards)
+            if last["successor"]:
+                np.testing.assert_array_equal(batch["new_obs"][i], last["successor"]["obs"])
+        crossed += int(np.count_nonzero(memory._distance[~memory._acted]))
+    assert crossed > 100
+
+
+def test_steps_do_not_reach_across_fragments_that_do_not_follow_each_other():
     memory, source = ReplayMemory(40, seed=0, n_step=4), Rows(1)
     for _ in range(2):
         memory.add(source.fragment(20))

@@ -21,6 +21,7 @@ class FragmentBatch(MultiAgentBatch):
         super().__init__(batches, fragment.env_steps)
         self.steps_of_groups = fragment.agent_steps
         self.episodes = fragment.episodes
+        self.links = fragment.links
         self.weights_seq_no = weights_seq_no
         self.mine = mine
 

@@ -128,7 +128,7 @@ class MFQ(Algorithm):
         for batch in batches:
             self._agent_steps += batch.agent_steps()
             self._episodes += [episode_figures(each, self._modules) for each in batch.episodes]
-            self._memories.add(batch.policy_batches)
+            self._memories.add(batch.policy_batches, batch.links)
         if self.env_runner_group.num_remote_env_runners():
             self._request_fragments()  # they sample while we learn
         updates = self._updates_owed(batches)

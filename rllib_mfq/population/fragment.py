@@ -1,7 +1,7 @@
 """Fragments and episodes: what one `sample` call returns."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rllib_mfq.population.population import Array
 
@@ -44,6 +44,24 @@ class Episode:
         return {group: (value == best) / winners for group, value in score.items()}
 
 
+class Link(NamedTuple):
+    """Where the rows of a player go on from one fragment to the next.
+
+    The last rows of a fragment, which have observed but not acted, are the first rows of the next
+    one of the same sampler, where they act.
+
+    Attributes:
+        name: of this fragment, unique among all samplers.
+        follows: the name of the fragment whose last rows are this one's first; empty if the
+            episodes of this fragment began in it.
+        rows: how many of this fragment's last rows the next one begins with.
+    """
+
+    name: str
+    follows: str
+    rows: int
+
+
 @dataclass
 class Fragment:
     """The rows of one `sample` call.
@@ -57,6 +75,7 @@ class Fragment:
         agent_steps: rows with `loss_mask`, per group.
         episodes: those that ended.
         failures: how many populations raised and were made anew.
+        links: per player, how its rows go on from the fragment before to the next one.
     """
 
     columns: dict[str, dict[str, Array]]
@@ -64,3 +83,4 @@ class Fragment:
     agent_steps: dict[str, int]
     episodes: list[Episode]
     failures: int = 0
+    links: dict[str, Link] = field(default_factory=dict)

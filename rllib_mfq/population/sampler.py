@@ -7,6 +7,7 @@ forward pass, one draw. Columns are written in place into memory that is kept be
 import contextlib
 import logging
 import math
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from rllib_mfq.mean_field.neighborhood import GroupActions
 from rllib_mfq.population.block import Block
-from rllib_mfq.population.fragment import Episode, Fragment
+from rllib_mfq.population.fragment import Episode, Fragment, Link
 from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array, Population, PopulationError, Rows, close
 
@@ -65,6 +66,7 @@ class Sampler:
         self.groups = dict(self.populations[0].groups)
         self.assign(players)
         self._rows: dict[tuple[int, str], Rows] = {}
+        self._name = ""  # of the latest fragment
         self._episodes_begun = 0
 
     def assign(self, players: Mapping[str, Player]) -> None:
@@ -101,6 +103,7 @@ class Sampler:
                 message names the population, the group and the step.
         """
         fragment = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
+        follows, self._name = self._name, uuid.uuid4().hex
         self._failed: set[int] = set()
         each, rest = divmod(num_episodes, len(self.populations))
         self._to_begin = [  # episodes still due, per population
@@ -109,7 +112,7 @@ class Sampler:
         ]
         try:
             if num_episodes or fresh or not self._episodes:
-                self._episodes = {}
+                self._episodes, follows = {}, ""
                 for block in self._blocks:
                     block.start = block.stop = block.end = 0
                 everyone = range(len(self.populations))
@@ -125,6 +128,10 @@ class Sampler:
             raise
         if keep:
             fragment.columns = {block.player.name: block.columns() for block in self._blocks}
+            fragment.links = {
+                block.player.name: Link(self._name, follows, block.stop - block.start)
+                for block in self._blocks
+            }
         return fragment
 
     def close(self) -> None:

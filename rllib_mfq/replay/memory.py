@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rllib_mfq.population.fragment import Link
 from rllib_mfq.population.population import Array
+from rllib_mfq.replay.sequences import Borders, follow
 
 DRAWN = ("obs", "actions", "rewards", "terminateds", "mean_actions", "next_mean_actions")
 KEPT = (*DRAWN, "action_mask")  # as tensors on the device
@@ -27,8 +29,8 @@ class ReplayMemory:
         capacity: rows, closing ones included.
         obs_dtype: type to keep observations in (`float16`, `uint8`, ...); None keeps theirs.
         seed: of the draws.
-        n_step: how many steps of an agent a drawn row spans; fewer where its life, or the
-            fragment that the row came in, ends before.
+        n_step: how many steps of an agent a drawn row spans; fewer where its life, or what is
+            known of it so far, ends before.
         device: where the rows are kept.
         batch_device: where batches are needed; None if where the rows are kept.
     """
@@ -49,6 +51,7 @@ class ReplayMemory:
         self._columns: dict[str, Tensor] = {}
         self._acted = np.zeros(capacity, bool)  # the column `loss_mask`
         self._distance = np.zeros(capacity, np.int32)  # from a row to that of its next observation
+        self._borders = Borders(capacity)
         self._kept: dict[str, Tensor] = {}  # what batches are read into
         self._size = 0  # rows written and not yet overwritten
         self._next = 0  # where the next row goes
@@ -59,10 +62,11 @@ class ReplayMemory:
         """Rows to learn from (those that only close a life are not counted)."""
         return self.num_steps
 
-    def add(self, columns: Mapping[str, Array]) -> None:
+    def add(self, columns: Mapping[str, Array], link: Link | None = None) -> None:
         """Copies the rows of a fragment, a sampler's columns, in at most two slices per column.
 
-        The columns may be read-only, as those from Ray's object store are.
+        The columns may be read-only, as those from Ray's object store are. By the fragment's
+        `link`, lives go on from the fragment before; without one they end with the fragment.
 
         Raises:
             ValueError: the fragment is larger than the memory, or `obs_dtype` cannot hold its
@@ -95,6 +99,7 @@ class ReplayMemory:
                     _write(column[here], columns[name][there])
                 else:  # an environment may give a mask only sometimes; else everything is legal
                     column[here] = True
+        self._borders.join(link or Link("", "", 0), self._next, rows, self._distance)
         self._next = (self._next + rows) % self.capacity
         self._size = min(self.capacity, self._size + rows)
 
@@ -166,6 +171,7 @@ class ReplayMemory:
                 other = f"the checkpoint's memory has {state[name]!r}"
                 raise ValueError(f"{name} is {value!r}, but {other}; use the same.")
         self._columns, self._kept, self._size = {}, {}, 0
+        self._borders = Borders(self.capacity)  # which fragments follow is not known any more
         self._acted[:] = False
         for name, filled in state["columns"].items():
             self._size = len(filled)
@@ -214,19 +220,13 @@ class ReplayMemory:
 
     def _follow(self, rows: Array) -> tuple[Array, dict[str, Tensor]]:
         """Follows the rows' agents for further steps; returns the last rows, and their columns."""
-        steps, going = np.ones(len(rows), np.int32), np.ones(len(rows), bool)
-        last, rewards = rows, []
-        for k in range(self.n_step):
-            if k:
-                after = self._after(last)
-                going &= (after != last) & self._acted[after]  # it acted there, too
-                last = np.where(going, after, last)
-                steps += going
-            paid = self._columns["rewards"][torch.from_numpy(last).to(self.device)]
-            rewards.append(paid.masked_fill(torch.from_numpy(~going).to(self.device), 0.0))
+        found, going = follow(rows, self.n_step - 1, self._distance, self._acted)
+        steps = going.sum(1, dtype=np.int32)
+        last = found[np.arange(len(rows)), steps - 1]
+        paid = self._columns["rewards"][torch.from_numpy(found).to(self.device)]
         at = torch.from_numpy(last).to(self.device)
         return last, {
-            "rewards": torch.stack(rewards, 1),
+            "rewards": paid.masked_fill(torch.from_numpy(~going).to(self.device), 0.0),
             "num_steps": torch.from_numpy(steps),
             "terminateds": self._take("terminateds", "terminateds", at),
             "last_mean_actions": self._take("last_mean_actions", "next_mean_actions", at),
@@ -244,11 +244,11 @@ def _write(column: Tensor, values: Array) -> None:
 class Memories(dict[str, ReplayMemory]):
     """The memory of every module that learns, by module."""
 
-    def add(self, batches: Mapping[str, Mapping[str, Array]]) -> None:
+    def add(self, batches: Mapping[str, Mapping[str, Array]], links: Mapping[str, Link]) -> None:
         """Adds every module's columns to its memory; see `ReplayMemory.add`."""
         for module_id, memory in self.items():
             if module_id in batches:  # else it did not play
-                memory.add(batches[module_id])
+                memory.add(batches[module_id], links[module_id])
 
     def have_been_given(self, rows: int) -> bool:
         """Whether there are rows to learn from, and every memory has been given so many.
