@@ -91,7 +91,7 @@ def test_a_shared_policy_learns_both_sides_by_rows_that_find_their_next(build, s
         for name in ("group", "agent_index", "eps_id"):
             assert np.array_equal(columns[name][after], columns[name][going_on])
     for batch in batches:
-        algo._memories.add(batch.policy_batches)
+        algo._memories.add(batch.policy_batches, batch.links)
     assert len(algo._memories["shared"]) == 40
 
 
