@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from ray import cloudpickle, tune
-from ray.rllib.algorithms.algorithm_config import NotProvided
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 from small_battles import SIZE, small_battle
 
 from rllib_mfq import MFQ, Group, MFQConfig, MFQEnvRunner, PopulationError, Rows, magent2
+from rllib_mfq.algorithm.old_names import ATTRIBUTES, OLD_NAMES
 from rllib_mfq.algorithm.settings import SETTINGS
 from rllib_mfq.algorithm.validation import NEW_STACK
 from rllib_mfq.population.magent2 import ENVIRONMENTS, MAgent2Population
@@ -639,6 +641,45 @@ def test_a_config_survives_its_dict_and_its_copy(changed):
         "x" not in config.evaluation_opponents
         and "x" not in SETTINGS["evaluation_opponents"].default
     )
+
+
+def public_names():
+    """Every argument of RLlib's methods whose attribute in a config has the name with a `_`."""
+    methods = [m for n, m in inspect.getmembers(AlgorithmConfig, inspect.isfunction) if n[0] != "_"]
+    arguments = {name for method in methods for name in inspect.signature(method).parameters}
+    attributes = vars(MFQConfig())
+    return {n for n in arguments if f"_{n}" in attributes and n not in attributes}
+
+
+def test_the_dict_of_a_config_has_the_names_that_its_methods_take():
+    names = public_names()
+    assert {"train_batch_size_per_learner", "model_config", "learner_class"} <= names
+    config = MFQConfig().to_dict()
+    assert names <= config.keys()
+    assert not {f"_{name}" for name in names} & config.keys()
+
+
+@pytest.mark.parametrize("name", sorted({*OLD_NAMES, *ATTRIBUTES, *public_names()}))
+def test_any_name_of_a_key_changes_it_in_a_whole_config(name):
+    attribute = OLD_NAMES.get(name, name)
+    attribute = ATTRIBUTES.get(attribute, attribute)
+    value = {"train_batch_size": 24, "train_batch_size_per_learner": 24}.get(name, object())
+    value = {"evaluation_num_episodes": 3, "callbacks": RLlibCallback}.get(name, value)
+    config = {**small().to_dict(), name: value}
+    assert getattr(MFQConfig().update_from_dict(config), attribute) is value
+    # A dict that is no whole config gives a key once.
+    if name not in small().to_dict() and attribute in config:
+        with pytest.raises(ValueError, match="give one of them"):
+            MFQConfig().update_from_dict({attribute: 1, name: value})
+
+
+def test_policies_may_stand_in_multiagent_or_beside_it():
+    both = {"policies": ["a"], "multiagent": {"policies": ["b"]}}
+    refuses(lambda: MFQConfig().update_from_dict(both), "policies is ['a']", "['b']", "one of them")
+    same = {"policies": ["a"], "multiagent": {"policies": ["a"]}}
+    whole = {**small().to_dict(), "multiagent": {"policies": ["a"]}}
+    for config in (same, whole):
+        assert set(MFQConfig().update_from_dict(config).policies) == {"a"}
 
 
 def test_the_dict_of_an_algorithms_config_builds_the_same_algorithm(build):

@@ -101,6 +101,11 @@ NAMES = [
     (CONFIG, "_model_config", "try_networks and validation read another network's settings"),
     (CONFIG, "_model_config_auto_includes", "modules do not learn neighborhood, temperature, ..."),
     (CONFIG, "_prior_exploration_config", "the old stack warns that nothing explores"),
+    (
+        CONFIG,
+        "_rl_module_spec",
+        "spaces in a spec of modules that are not the environment's go unnoticed",
+    ),
     (CONFIG, "_train_batch_size_per_learner", "train_batch_size and its default 512 are lost"),
     (
         CONFIG,

@@ -13,11 +13,12 @@ import torch
 from ray import cloudpickle, tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModule
-from ray.rllib.policy.policy import Policy
+from ray.rllib.policy.policy import Policy, PolicySpec
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from small_battles import (
     MODULES,
     OLD,
+    SIZE,
     FaultyBattle,
     requests_while_learning,
     same,
@@ -26,7 +27,14 @@ from small_battles import (
 )
 
 from rllib_cli.experiments import read_experiments
-from rllib_mfq import MFQ, MFQConfig, MFQRolloutWorker, PopulationError
+from rllib_mfq import (
+    MFQ,
+    MFQConfig,
+    MFQRolloutWorker,
+    MFQTorchPolicy,
+    PopulationError,
+    magent2,
+)
 from rllib_mfq.algorithm import old_stack, validation
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -407,3 +415,88 @@ def test_the_tuned_battle_wins_on_the_old_stack(tmp_path):
 def test_half_a_stack_is_refused():
     with pytest.raises(ValueError, match="both"):
         MFQConfig().api_stack(enable_env_runner_and_connector_v2=False).validate()
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("runners", [0, 1])
+def test_evaluate_on_demand_is_the_evaluation_of_every_iteration(build, old, runners):
+    def figures(results):
+        names = ("episode_return_mean", "episode_len_mean", "num_episodes", "win_rate")
+        return {name: results["env_runners"][name] for name in names}
+
+    config = small_battle(old=old).env_runners(num_env_runners=runners)
+    config.evaluation(evaluation_duration=3)
+    asked, told = build(config.copy()), build(config.copy().evaluation(evaluation_interval=1))
+    with_evaluation = told.train()["evaluation"]
+    assert "evaluation" not in asked.train()
+    on_demand = asked.evaluate()
+    assert asked.eval_env_runner.config.explore is False and asked.env_runner.config.explore
+    assert figures(on_demand)["num_episodes"] == 3
+    assert figures(on_demand)["episode_len_mean"] == 20
+    if runners:  # fragments come when they come
+        return
+    assert figures(on_demand) == figures(with_evaluation)
+    # The run goes on as if nobody had asked, and reports the latest evaluation as always.
+    later = [asked.train() for _ in range(2)][-1]
+    told.train()
+    told.train()
+    assert figures(later["evaluation"]) == figures(on_demand)
+    assert same(weights(asked, "red"), weights(told, "red"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (PolicySpec(config={"gamma": 0.5}), r"'red' with config .* algorithm_config_overrides"),
+        (PolicySpec(policy_class=MFQTorchPolicy), "'red' with policy_class .* set rl_module"),
+        ((None, None, None, {"gamma": 0.5}), r"'red' with config"),
+    ],
+)
+def test_what_a_policy_spec_has_for_the_old_stack_is_refused_on_the_new_one(spec, words):
+    config = small_battle().multi_agent(policies={"red": spec, "blue": PolicySpec()})
+    with pytest.raises(ValueError, match=words):
+        config.validate()
+
+
+def test_the_config_of_a_policy_spec_acts_on_the_old_stack(build):
+    red = PolicySpec(config={"gamma": 0.5, "lr": 0.25, "neighborhood": "none"})
+    config = small_battle(old=True).multi_agent(policies={"red": red, "blue": PolicySpec()})
+    algo = build(config)
+    algo.train()
+    red, blue = algo.get_policy("red"), algo.get_policy("blue")
+    assert (red.config["gamma"], blue.config["gamma"]) == (0.5, 0.95)
+    assert red._optimizers[0].param_groups[0]["lr"] == 0.25
+    assert red.model.neighborhood.kind == "none" and blue.model.neighborhood.kind == "group"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"gamma": 7}, "gamma is 7"),
+        ({"num_env_runners": 2}, "policy 'red' has no key 'num_env_runners'"),
+        ({"gama": 0.5}, "policy 'red' has no key 'gama' .did you mean 'gamma'"),
+    ],
+)
+def test_what_cannot_act_in_the_config_of_a_policy_spec_is_refused(config, words):
+    policies = {"red": PolicySpec(config=config), "blue": PolicySpec()}
+    with pytest.raises(ValueError, match=words):
+        small_battle(old=True).multi_agent(policies=policies).validate()
+
+
+OTHER = gym.spaces.Box(0, 1, (7,))
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("part", ["observation_space", "action_space"])
+def test_spaces_of_a_policy_spec_must_be_those_of_the_environment(build, old, part):
+    group = small_battle(old=old)
+    group.resolve_groups(lambda: magent2("battle_v4", **SIZE))
+    right = getattr(group.groups["red"], part)
+    for space in (right, OTHER if part == "observation_space" else gym.spaces.Discrete(7)):
+        policies = {"red": PolicySpec(**{part: space}), "blue": PolicySpec()}
+        config = small_battle(old=old).multi_agent(policies=policies)
+        if space is right:
+            build(config).train()
+        else:
+            with pytest.raises(ValueError, match=f"'red' with {part} .*7.*'red' of the env"):
+                build(config)

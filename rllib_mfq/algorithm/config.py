@@ -1,7 +1,6 @@
 """MFQConfig: mean field Q-learning as RLlib configures its algorithms."""
 
 import copy
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +13,7 @@ from ray.util.debug import log_once
 from rllib_mfq.algorithm import old_stack, setting_types, validation
 from rllib_mfq.algorithm.env_runner import MFQEnvRunner
 from rllib_mfq.algorithm.learner import MFQTorchLearner
-from rllib_mfq.algorithm.old_names import attributes
+from rllib_mfq.algorithm.old_names import attributes, is_whole, public
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.algorithm.roster import MULTI_AGENT, check_modules_to_train, group_mapping
 from rllib_mfq.algorithm.self_play import LATEST, self_play_settings
@@ -81,18 +80,25 @@ class MFQConfig(MFQSettings):
         for key in ("env_config", "multiagent"):
             if not isinstance(config.get(key, {}), Mapping):
                 raise ValueError(f"{key} is {config[key]!r}; it must be a dict.")
-        groups = config.pop("multiagent", {})
-        setting_types.check_keys("multiagent", groups, MULTI_AGENT)
-        self.multi_agent(**groups, **{k: config.pop(k) for k in MULTI_AGENT if k in config})
+        inner = config.pop("multiagent", {})
+        setting_types.check_keys("multiagent", inner, MULTI_AGENT)
+        outer = {key: config.pop(key) for key in MULTI_AGENT if key in config}
+        for key in inner.keys() & outer.keys():
+            if inner[key] != outer[key] and not is_whole(config_dict, self):
+                raise ValueError(
+                    f"{key} is {outer[key]!r} and multiagent has {key} {inner[key]!r}, but they "
+                    "mean the same; give one of them."
+                )
+        self.multi_agent(**{**outer, **inner})
         super().update_from_dict(config)
         return self
 
     @override(AlgorithmConfig)
     def to_dict(self) -> dict[str, Any]:
-        """All settings, such that `update_from_dict` and `MFQ(config=...)` understand them."""
+        """All settings, as `update_from_dict` and `MFQ(config=...)` take them."""
         config = super().to_dict()
         config.pop("class", None)  # RLlib adds it to an algorithm's config and then misreads it
-        return config
+        return public(config)
 
     @property
     def train_batch_size(self) -> int:
@@ -180,7 +186,7 @@ class MFQConfig(MFQSettings):
 
 NEW_STACK = Stack(
     MFQEnvRunner,
-    functools.partial(validation.check_rllib_keys, keys=validation.NEW_STACK, works_on="old"),
+    validation.check_new_stack,
     lambda algorithm: None,
 )
 OLD_STACK = Stack(old_stack.MFQRolloutWorker, old_stack.check, old_stack.adapt)

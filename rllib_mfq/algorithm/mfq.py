@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils import force_list
 from ray.rllib.utils import metrics as names
@@ -101,19 +102,33 @@ class MFQ(Algorithm):
         self._fresh.clear()
         results: dict[str, Any] = super().step()
         for key in self._fresh:
-            self._latest[key] = keep_known(results[key], self._latest.get(key, {}))
+            self._keep(key, results[key])
         return results | self._latest
 
     @override(Algorithm)
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As RLlib's; without `evaluation_interval`, too, it plays as `evaluation_config` says."""
+        if self.eval_env_runner_group is None:  # type: ignore[has-type]
+            # RLlib would let the runner that trains play, which explores and reports no returns.
+            self.eval_env_runner_group = EnvRunnerGroup(
+                env_creator=self.env_creator,
+                default_policy_class=self.get_default_policy_class(self.config),
+                config=self.evaluation_config,
+                logdir=self.logdir,
+            )
         results: dict[str, Any] = super().evaluate(*args, **kwargs)
         group = self.eval_env_runner_group
         if group is not None and group.num_remote_env_runners():
             for error in group.foreach_env_runner(lambda r: r.error, local_env_runner=False):
                 if error is not None:
                     raise error
+        self._keep(names.EVALUATION_RESULTS, results)
         self._fresh.add(names.EVALUATION_RESULTS)
         return results
+
+    def _keep(self, key: str, results: dict[str, Any]) -> None:
+        """Keeps results, to report them until there are newer ones."""
+        self._latest[key] = keep_known(results, self._latest.get(key, {}))
 
     @override(Algorithm)
     def training_step(self) -> Any:

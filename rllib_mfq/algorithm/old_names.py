@@ -14,16 +14,31 @@ _TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding=
 OLD_NAMES: dict[str, str] = _TABLES["renamed"]
 ATTRIBUTES: dict[str, str] = _TABLES["attributes"]
 
+_PUBLIC = {attribute: name for name, attribute in ATTRIBUTES.items() if attribute == f"_{name}"}
+
+
+def public(config_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The same config dict by the names that RLlib's methods take."""
+    return {_PUBLIC.get(key, key): value for key, value in config_dict.items()}
+
+
+def is_whole(config_dict: Mapping[str, Any], config: Any) -> bool:
+    """Whether a config dict sets all that `config` has, as only `to_dict` does."""
+    needed = vars(config).keys() - _deprecated(config) - {"algo_class", "_is_frozen"}
+    return needed <= {_attribute(str(name)) for name, _ in config_dict.items()}
+
 
 def attributes(config_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """The attributes of `config` that a config dict sets; old names are understood.
 
-    Raises a ValueError if a key does not exist, with the nearest one that does; or if it is given
-    twice with different values, under its old and its new name.
+    Of a whole config, such as `to_dict` gives, a later name changes an earlier one that means the
+    same: so `{**config.to_dict(), "num_workers": 2}` and Tune's PBT, which adds keys, set it.
+
+    Raises a ValueError if a key does not exist, with the nearest one that does; or, unless the
+    config is whole, if it is given twice with different values, under its old and its new name.
     """
-    known = vars(config)
-    deprecated = {k for k, v in known.items() if type(v) is int and v == DEPRECATED_VALUE}
-    deprecated -= {"simple_optimizer"}  # RLlib itself sets it
+    known, deprecated = vars(config), _deprecated(config)
+    whole = is_whole(config_dict, config)
     legal = ({"multiagent", *known} - deprecated) | {*OLD_NAMES, *ATTRIBUTES}
     found: dict[str, Any] = {}
     given: dict[str, str] = {}
@@ -37,12 +52,21 @@ def attributes(config_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
         if name not in legal:
             names = [key for key in legal if not key.startswith("_")]
             raise ValueError(f"MFQ has no config key {name!r}{did_you_mean(text, names)}.")
-        key = OLD_NAMES.get(text, text)
-        key = ATTRIBUTES.get(key, key)
-        if key in found and found[key] != value:
+        key = _attribute(text)
+        if not whole and key in found and found[key] != value:
             raise ValueError(
                 f"{given[key]} is {found[key]!r} and {text} is {value!r}, but they mean the "
                 "same; give one of them."
             )
         found[key], given[key] = value, text
     return found
+
+
+def _attribute(name: str) -> str:
+    key = OLD_NAMES.get(name, name)
+    return ATTRIBUTES.get(key, key)
+
+
+def _deprecated(config: Any) -> set[str]:
+    unset = {k for k, v in vars(config).items() if type(v) is int and v == DEPRECATED_VALUE}
+    return unset - {"simple_optimizer"}  # RLlib itself sets it

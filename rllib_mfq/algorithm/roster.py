@@ -1,12 +1,13 @@
 """The roster: which groups exist, and which module plays each of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.policy.policy import PolicySpec
 
 from rllib_mfq.algorithm.networks import warn_of_large_layers
 from rllib_mfq.mean_field.legal import did_you_mean
@@ -52,6 +53,14 @@ def check_modules_to_train(config: Any) -> None:
         check_exist(config, "policies_to_train has", to_train)
 
 
+def policy_specs(config: Any) -> dict[str, PolicySpec]:
+    """The specs of a config's policies, which may be tuples of a spec's fields."""
+    return {
+        name: spec if isinstance(spec, PolicySpec) else PolicySpec(*spec)
+        for name, spec in config.policies.items()
+    }
+
+
 def check_exist(config: Any, what: str, module_ids: Iterable[str]) -> None:
     """Raises a ValueError, beginning with `what`, unless all modules are among the policies."""
     for module_id in module_ids:
@@ -78,7 +87,21 @@ def check_roster(config: Any) -> None:
                     f"groups {mine[0]!r} and {group!r} have different spaces, so policy "
                     f"{module_id!r} cannot play both; leave policies out, and each has its own."
                 )
+    _check_spaces(config, modules)
     check_modules_to_train(config)
+
+
+def _check_spaces(config: Any, modules: Mapping[str, str]) -> None:
+    """Raises a ValueError unless the spaces in the policies' specs are those of their groups."""
+    specs = policy_specs(config)
+    for group, module_id in modules.items():
+        for part in ("observation_space", "action_space"):
+            given, its = getattr(specs[module_id], part), getattr(config.groups[group], part)
+            if given not in (None, its):
+                raise ValueError(
+                    f"policies has {module_id!r} with {part} {given}, but group {group!r} of the "
+                    f"environment has {its}; leave {part} out."
+                )
 
 
 def try_networks(config: Any) -> None:

@@ -1,6 +1,6 @@
 """Validation: what `MFQConfig` refuses before any work starts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_mfq.algorithm.module_specs import check_module_specs, check_networks
-from rllib_mfq.algorithm.roster import check_roster, modules_of_groups
+from rllib_mfq.algorithm.roster import check_roster, modules_of_groups, policy_specs
 from rllib_mfq.algorithm.setting_types import check_keys, checked, refuse_strings
 from rllib_mfq.algorithm.settings import CHECKED, PER_MODULE
 from rllib_mfq.mean_field.neighborhood import Neighborhood
@@ -58,6 +58,22 @@ def check_rllib_keys(config: Any, keys: Keys, works_on: str) -> None:
             f"{key.lstrip('_')} is {value!r}, which works on the {works_on} API stack only; on "
             f"this one, {instead}."
         )
+
+
+def check_new_stack(config: Any) -> None:
+    """Raises a ValueError if a config has settings that are impossible on the new stack."""
+    check_rllib_keys(config, NEW_STACK, works_on="old")
+    for policy, spec in policy_specs(config).items():
+        instead = {
+            "config": "algorithm_config_overrides_per_module",
+            "policy_class": "rl_module(rl_module_spec=...)",
+        }
+        for part, other in instead.items():
+            if value := getattr(spec, part):
+                raise ValueError(
+                    f"policies has {policy!r} with {part} {value!r}, which works on the old API "
+                    f"stack only; on this one, set {other}."
+                )
 
 
 def check_settings(config: Any) -> None:
@@ -166,7 +182,14 @@ def _check_overrides(config: Any) -> None:
     """Checks what is set for single modules."""
     for module_id, overrides in config.algorithm_config_overrides_per_module.items():
         name = f"algorithm_config_overrides_per_module[{module_id!r}]"
-        check_keys(name, overrides, PER_MODULE)
-        module_config = config.copy(copy_frozen=False)
-        module_config.algorithm_config_overrides_per_module = {}
-        check_settings(module_config.update_from_dict(overrides))
+        check_overrides(config, name, overrides, PER_MODULE)
+
+
+def check_overrides(
+    config: Any, name: str, overrides: Mapping[str, Any], legal: Collection[str]
+) -> None:
+    """Raises a ValueError if what is set for one module is not legal, or has no effect there."""
+    check_keys(name, overrides, legal)
+    module_config = config.copy(copy_frozen=False)
+    module_config.algorithm_config_overrides_per_module = {}
+    check_settings(module_config.update_from_dict(overrides))

@@ -12,7 +12,15 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from rllib_mfq.algorithm.old_stack import algorithm, policy
 from rllib_mfq.algorithm.old_stack.algorithm import MFQRolloutWorker, adapt
 from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
-from rllib_mfq.algorithm.validation import NEW_STACK, Keys, check_rllib_keys, read_keys
+from rllib_mfq.algorithm.roster import policy_specs
+from rllib_mfq.algorithm.settings import PER_MODULE, SETTINGS
+from rllib_mfq.algorithm.validation import (
+    NEW_STACK,
+    Keys,
+    check_overrides,
+    check_rllib_keys,
+    read_keys,
+)
 
 __all__ = ["MFQRolloutWorker", "MFQTorchPolicy", "adapt", "check"]
 
@@ -27,10 +35,18 @@ KEYS = Keys(
     _DIFFERENT.other_stack,
 )
 
+PER_POLICY = [*PER_MODULE, *(name for name, setting in SETTINGS.items() if setting.to_play)]
+PER_POLICY += ["model_config"]
+"""Keys that act in the `config` of a PolicySpec."""
+
 
 def check(config: Any) -> None:
     """Raises a ValueError if a config has settings that are impossible on this stack."""
     check_rllib_keys(config, KEYS, works_on="new")
+    for name, spec in policy_specs(config).items():
+        # RLlib writes whole configs, in checkpoints.
+        if isinstance(spec.config, dict) and "__policy_id" not in spec.config:
+            check_overrides(config, f"the config of policy {name!r}", spec.config, PER_POLICY)
     # On the new stack RLlib checks it.
     Scheduler.validate(
         fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate"

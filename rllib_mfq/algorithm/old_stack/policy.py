@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rllib_mfq.algorithm.learner import NUM_UPDATES, follow_schedules, module_loss, move_target
 from rllib_mfq.algorithm.networks import check_model_config
+from rllib_mfq.algorithm.old_names import public
 from rllib_mfq.algorithm.rl_module import (
     ACTION_MASK,
     MEAN_ACTIONS,
@@ -53,14 +54,15 @@ class MFQTorchPolicy(TorchPolicyV2):
 
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]) -> None:
         self._updates = 0
-        config = {**AlgorithmConfig().to_dict(), **DEFAULTS, "groups": None, **config}
-        config.setdefault("train_batch_size", config["_train_batch_size_per_learner"])
+        default = {**AlgorithmConfig().to_dict(), **DEFAULTS, "groups": None}
+        config = public(default) | public(config)
+        config.setdefault("train_batch_size", config["train_batch_size_per_learner"])
         super().__init__(observation_space, action_space, config, max_seq_len=1)
         self._initialize_loss_from_dummy_batch()
 
     @override(TorchPolicyV2)
     def make_model(self) -> MFQTorchRLModule:
-        model_config = check_model_config(self.config["_model_config"])
+        model_config = check_model_config(self.config["model_config"])
         model = MFQTorchRLModule(
             observation_space=self.observation_space,
             action_space=self.action_space,
