@@ -1,4 +1,7 @@
-"""Writes the figures in `results/` and the settings into the README and the examples' headers.
+"""Writes what is recorded or generated into the pages that show it.
+
+These are the figures in `results/`, the settings, and the help of all commands; and the README, the
+documentation and the headers of the tuned examples.
 
 python -m benchmarks.tables
 """
@@ -12,8 +15,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import click
+
 from benchmarks.measure import RESULTS, ROOT
 from benchmarks.tuned_examples import FIGURES, TABLE
+from rllib_cli.command import main as command
 from rllib_cli.reproduce import spread
 from rllib_mfq.algorithm.settings import SETTINGS
 from rllib_mfq.arena.statistics import grouped, over_seeds
@@ -35,7 +41,7 @@ def learning() -> Iterator[Row]:
     for example, figures in measured().items():
         for figure, rows in figures.items():
             yield {
-                "Tuned example": f"[{example}](tuned_examples/{example}.yaml)",
+                "Tuned example": f"`{example}`",
                 "Measure": figure,
                 "Mean over seeds": _number(_mean(rows, "value")),
                 "Each seed": _each(rows, "value"),
@@ -141,13 +147,26 @@ def headers() -> dict[str, str]:
     return texts
 
 
+def commands(group: click.Command = command, name: str = "rllib") -> Iterator[str]:
+    """The help of a command and of all below it, as sections of a page."""
+    context = click.Context(group, info_name=name, terminal_width=96, max_content_width=96)
+    yield f"### {name}\n\n```text\n{group.get_help(context)}\n```"
+    for part, below in getattr(group, "commands", {}).items():
+        if not below.hidden:
+            yield from commands(below, f"{name} {part}")
+
+
 def files() -> dict[Path, str]:
     """Every file that shows figures, as it should be."""
-    readme = (ROOT / "README.md").read_text()
-    for table in (learning, settings, speed, ising, squeeze, battle, variations):
-        marked = rf"(?<=<!-- {table.__name__} -->\n).*?(?=\n<!-- end -->)"
-        readme = _replaced(marked, _markdown(table()), readme)
-    found = {ROOT / "README.md": readme}
+    found = {}
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in pages:
+        text = path.read_text()
+        for what in set(re.findall(r"<!-- (\w+) -->", text)) - {"end"}:
+            content = globals()[what]()
+            new = "\n\n".join(content) if what == "commands" else _markdown(content)
+            text = _replaced(rf"(?<=<!-- {what} -->\n).*?(?=<!-- end -->)", f"{new}\n", text)
+            found[path] = text
     for example, text in headers().items():
         path = ROOT / "tuned_examples" / f"{example}.yaml"
         first, rest = "# Measured  ", "#           "

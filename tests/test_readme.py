@@ -1,4 +1,4 @@
-"""The README and the tuned examples say what was measured, name tests that exist, and run."""
+"""The README, the documentation and the examples say what was measured and name what exists."""
 
 import csv
 import re
@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rllib_mfq
 from benchmarks.measure import RESULTS
 from benchmarks.tables import files, ising_rows, measured
+from rllib_cli.experiments import parse
 from rllib_mfq.algorithm.settings import SETTINGS
 from rllib_mfq.experiments import battle, ising
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {p.relative_to(ROOT): p.read_text() for p in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
 
 
@@ -65,23 +68,62 @@ def test_every_seed_of_battle_beats_random_play_and_met_every_other():
     assert np.isfinite(battle.cross_play(content, "mfq", "iql")).all()
 
 
-def test_every_test_the_readme_names_exists():
-    names = set(re.findall(r"`(test_\w+)`", README))
+def test_the_readme_is_short_and_keeps_the_two_lines_of_the_set_up():
+    assert len(README.splitlines()) <= 150
+    first, second = (line for line in README.splitlines() if line.startswith("    python3 -m venv"))
+    assert first.endswith("rllib train file tuned_examples/battle_small.yaml")
+    assert second.endswith("-m pytest")
+
+
+def test_every_page_of_the_documentation_is_named_in_the_readme_and_in_the_site():
+    site = (ROOT / "mkdocs.yml").read_text()
+    for page in ROOT.glob("docs/*.md"):
+        assert page.name == "changelog.md" or f"(docs/{page.name})" in README, page
+        assert f": {page.name}" in site, page
+
+
+def test_every_public_name_stands_in_the_api_reference():
+    page = PAGES[Path("docs/api.md")]
+    assert [
+        n for n in rllib_mfq.__all__ if not re.search(rf"^::: rllib_mfq\.{n}$", page, re.M)
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_the_python_of_the_pages_is_python(page):
+    for code in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL):
+        compile(code, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_the_yaml_of_the_pages_is_yaml(page):
+    for text in re.findall(r"```yaml\n(.*?)```", PAGES[page], re.DOTALL):
+        assert isinstance(parse(text, str(page)), dict)
+
+
+def test_every_test_the_pages_name_exists():
+    names = set(re.findall(r"`(test_\w+)`", "".join(PAGES.values())))
     assert len(names) >= 8
     for name in names:
         assert f"def {name}(" in TESTS, name
 
 
-def test_every_file_the_readme_links_to_exists():
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    links += re.findall(r'src="([^"]+)"', README)
-    assert len(links) > 8
-    for link in links:
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_file_a_page_links_to_exists(page):
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]) if "://" not in link]
+    for link in (*links, *re.findall(r'src="([^"]+)"', PAGES[page])):
+        assert (ROOT / page.parent / link).exists(), link
 
 
-def test_every_setting_and_its_default_stand_in_the_readme():
-    table = README[README.index("| Key | Default |") : README.index("The network is RLlib's")]
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_file_of_the_project_that_a_page_names_exists(page):
+    folders = "rllib_mfq|rllib_cli|tuned_examples|tests|benchmarks|results|docs|examples"
+    for path in re.findall(rf"`((?:{folders})/[\w/.-]+\.\w+)`", PAGES[page]):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_setting_and_its_default_stand_in_the_documentation():
+    table = PAGES[Path("docs/settings.md")]
     for key, setting in SETTINGS.items():
         (line,) = [line for line in table.splitlines() if line.startswith(f"| `{key}` |")]
         assert str(setting.default).replace("_", "") in line.replace("_", ""), line
