@@ -39,7 +39,7 @@ class Observations(nn.Module):
         seen = self._scaled(obs)
         if self.count is None:
             return seen
-        return ((seen - self.mean) / self.std).clamp(-CLIP, CLIP)
+        return (seen - self.mean).div_(self.std).clamp_(-CLIP, CLIP)
 
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
