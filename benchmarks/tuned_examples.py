@@ -25,6 +25,7 @@ EVALUATION = "evaluation/env_runners"
 RANDOM = f"{EVALUATION}/opponents/random"
 WIN_RATE = {"win rate against random": f"{EVALUATION}/win_rate/random"}
 BATTLE = {**WIN_RATE, "matches against random with all enemies killed": f"{RANDOM}/eliminated"}
+RETURN = {"return": f"{EVALUATION}/episode_return_mean"}
 FIGURES = {
     "battle_small": WIN_RATE,
     "battle": BATTLE,
@@ -33,7 +34,7 @@ FIGURES = {
         "return of predators against random prey": f"{RANDOM}/group_returns_mean/predator",
         "return of prey against random predators": f"{RANDOM}/group_returns_mean/prey",
     },
-    "cartpole": {"return": f"{EVALUATION}/episode_return_mean"},
+    **dict.fromkeys(("cartpole", "lunarlander", "simple_spread", "pong"), RETURN),
 }
 """What is recorded of each example: names of figures and where they stand in the results."""
 
