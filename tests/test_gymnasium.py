@@ -7,6 +7,7 @@ from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack
 
 from rllib_mfq import MFQConfig
 from rllib_mfq.envs.atari import atari
+from rllib_mfq.population.adapters import as_population
 
 SMALL = {"train_batch_size_per_learner": 8, "num_steps_sampled_before_learning_starts": 20}
 
@@ -56,3 +57,15 @@ def test_rllibs_own_atari_wrapper_works_as_in_its_examples(build, framestack):
         pass
     (memory,) = algo._memories.values()
     assert memory.sample(2)["obs"].shape == (2, 64, 64, framestack or 1)
+
+
+def test_simple_spread_is_played_without_a_warning(recwarn):
+    simple_spread = pytest.importorskip("mpe2.simple_spread_v3")
+    recwarn.clear()
+    population = as_population(simple_spread.parallel_env())
+    rows = population.reset(seed=0)["agent"]
+    assert len(rows.ids) == 3 and population.groups["agent"].observation_space.shape == (18,)
+    for step in range(25):
+        rows = population.step({"agent": np.zeros(3, int)})["agent"]
+        assert rows.truncated.all() == (step == 24)
+    assert not [each for each in recwarn if "deprecated" in str(each.message)]

@@ -296,8 +296,10 @@ def _agents(env: Any) -> list[Any]:
     agents = getattr(env, "possible_agents", None)
     if agents and getattr(env, "_agent_ids", None):
         return sorted(agents, key=str)  # RLlib made the list of a set, whose order is random
+    if agents:
+        return list(agents)
     spaces = getattr(env, "observation_spaces", None) or getattr(env, "observation_space", None)
-    return list(agents or (spaces if isinstance(spaces, Mapping) else env.reset()[0]))
+    return list(spaces if isinstance(spaces, Mapping) else env.reset()[0])
 
 
 def _spaces(env: Any, agent: Any) -> tuple[Any, Any]:
@@ -306,12 +308,12 @@ def _spaces(env: Any, agent: Any) -> tuple[Any, Any]:
     for kind in ("observation", "action"):
         whole = getattr(env, f"{kind}_space", None)
         getter = getattr(env, f"get_{kind}_space", whole)
-        spaces = getattr(env, f"{kind}_spaces", None) or whole
         try:
             if callable(getter):
                 found.append(getter(agent))
-            else:
-                found.append(spaces[agent] if isinstance(spaces, Mapping) else spaces)
+                continue
+            spaces = getattr(env, f"{kind}_spaces", None) or whole  # PettingZoo warns of reading it
+            found.append(spaces[agent] if isinstance(spaces, Mapping) else spaces)
         except KeyError:
             raise PopulationError(f"the environment has no {kind} space for {agent!r}.") from None
     return found[0], found[1]
