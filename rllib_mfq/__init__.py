@@ -24,7 +24,7 @@ from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.magent2 import magent2
 from rllib_mfq.population.population import Group, Population, PopulationError, Rows, Step
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MFQ",
