@@ -170,10 +170,13 @@ def obs_scale(space: gym.spaces.Box) -> float | None:
 def has_channels_first(shape: tuple[int, ...]) -> bool:
     """Whether observations are images `[channels, height, width]`.
 
-    Gymnasium's `FrameStackObservation` gives such. The first axis must be a few numbers long and
-    both others much longer; all other shapes are read as `[height, width, channels]`.
+    Gymnasium's `FrameStackObservation` gives such. Read as `[height, width, channels]` they would
+    have as many channels as they are wide, or, where they are not square, more than images have.
     """
-    return len(shape) == 3 and shape[0] <= 16 and min(shape[1:]) >= max(20, 2 * shape[0])
+    if len(shape) != 3:
+        return False
+    square = shape[0] < shape[1] == shape[2]
+    return square or (shape[0] <= 16 and min(shape[1:]) >= max(20, 2 * shape[0]))
 
 
 def default_conv_filters(shape: tuple[int, ...]) -> list[list[Any]]:
