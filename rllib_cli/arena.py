@@ -12,6 +12,7 @@ import click
 from click import IntRange, argument, option
 
 from rllib_cli.experiments import BadInput, parse_mapping, refusing
+from rllib_cli.plugins import import_plugins
 
 if TYPE_CHECKING:
     from rllib_mfq.arena.statistics import Pair
@@ -26,6 +27,9 @@ ENV_CONFIG = option(
 )
 DRAWS = "Checkpoints draw actions from their Boltzmann policies, else they play greedily."
 EXPLORE = option("--explore/--no-explore", default=False, help=DRAWS)
+PLUGINS = option(
+    "--import", "plugins", multiple=True, help="Import a module that registers things."
+)
 PATH = click.Path(path_type=Path)
 NO_PLOTS = 'needs matplotlib: pip install "rllib_mfq[render]".'
 
@@ -36,12 +40,17 @@ NO_PLOTS = 'needs matplotlib: pip install "rllib_mfq[render]".'
 @option("--out", "-o", required=True, type=PATH, help="Write the .gif or .mp4 here.")
 @ENV_CONFIG
 @option("--seed", type=int, default=0, help="Seed of the environment and of random draws.")
+@PLUGINS
 @EXPLORE
 def render(out: Path, **options: Any) -> None:
     """Films one match of CHECKPOINT, the first group, against OPPONENT (random, a checkpoint).
 
     Loading a checkpoint unpickles it: load only checkpoints you trust.
     """
+    from rllib_cli.session import be_quiet
+
+    be_quiet(0)
+    import_plugins(options.pop("plugins"))
     from rllib_mfq.arena.render import check_animation, film_match, write_animation
 
     with refusing("--out "):
@@ -62,14 +71,14 @@ def render(out: Path, **options: Any) -> None:
 @option("--processes", type=IntRange(1), help="How many play; default: one per core.")
 @option("--out", "-o", type=PATH, help="Write JSON here.")
 @option("--plot", type=PATH, help="Draw a heat map here: .png, .svg or .pdf.")
-@option("--import", "plugins", multiple=True, help="Import a module that registers things.")
+@PLUGINS
 @EXPLORE
 def tournament(agents: Sequence[str], out: Path | None, plot: Path | None, **options: Any) -> None:
     """Plays every AGENT (random, a checkpoint) against every other one, and rates them.
 
     Loading a checkpoint unpickles it: load only checkpoints you trust.
     """
-    from rllib_cli.session import be_quiet, import_plugins
+    from rllib_cli.session import be_quiet
 
     be_quiet(0)
     import_plugins(options.pop("plugins"))

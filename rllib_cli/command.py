@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import os
 import shutil
 import sys
 import traceback
@@ -15,6 +16,7 @@ from click.core import ParameterSource
 
 from rllib_cli import arena, options
 from rllib_cli.experiments import BadInput, examples, find_example, read_experiments
+from rllib_cli.plugins import import_from
 from rllib_cli.reproduce import reproduce
 
 
@@ -45,6 +47,7 @@ def main() -> None:
     rllib evaluate CHECKPOINT --opponent random
     rllib tournament random CHECKPOINT CHECKPOINT
     """  # noqa: D301 - click keeps the lines behind a backspace
+    import_from(os.getcwd())
     for other in other_commands():
         click.echo(f"note: {other}", err=True)
 

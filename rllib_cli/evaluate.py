@@ -12,7 +12,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from rllib_cli.experiments import BadInput, parse_mapping, refusing
 from rllib_cli.hooks import Hooks, Record, hooks, load_config
 from rllib_cli.options import Options, Play
-from rllib_cli.session import be_quiet, import_plugins, start_ray
+from rllib_cli.plugins import import_plugins
+from rllib_cli.session import be_quiet, start_ray
 from rllib_mfq.arena.output import check_output
 
 
@@ -32,7 +33,9 @@ def evaluate(checkpoint: str, play: Play) -> None:
             raise BadInput(f"{old}; `rllib evaluate` plays those of the new API stack.")
         player, config = hooks(kind), _config(saved, play)
         player.configure_play(config, play)
-    start_ray(Options(verbose=play.verbose, ray_address="local", ray_num_cpus=1))
+    start_ray(
+        Options(verbose=play.verbose, ray_address="local", ray_num_cpus=1, plugins=play.plugins)
+    )
     with refusing(f"{checkpoint} cannot be played: ", Exception):
         algorithm = config.build_algo()
         player.restore(algorithm, path)

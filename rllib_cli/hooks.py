@@ -150,7 +150,7 @@ class MFQHooks(Hooks):
         result: dict[str, Any] = {}
 
         def make() -> Any:
-            population = probe(config.env, make_creator(config.env), config.env_config)
+            population = probe(make_creator(config.env), config.env_config)
             population.reset(seed=0)
             result.update(getattr(population, "result", dict)())
             return population

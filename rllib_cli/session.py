@@ -1,12 +1,10 @@
 """The session: how the command starts Ray, which of its logs are seen, and Ctrl-C."""
 
-import importlib
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any, Self
 
 import click
@@ -17,6 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from rllib_cli.experiments import BadInput, refusing
 from rllib_cli.options import Options, cluster
+from rllib_cli.plugins import for_workers
 
 
 def be_quiet(verbose: int) -> None:
@@ -34,13 +33,6 @@ def be_quiet(verbose: int) -> None:
         warnings.filterwarnings("ignore", module="ray")
         for name in ("ray.tune", "ray.train", "ray.rllib"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def import_plugins(plugins: Sequence[str]) -> None:
-    """Imports the modules of `--import`, which register algorithms or environments."""
-    for plugin in plugins:
-        with refusing(f"--import {plugin} fails: ", ImportError):
-            importlib.import_module(plugin)
 
 
 def start_ray(options: Options) -> None:
@@ -62,6 +54,7 @@ def start_ray(options: Options) -> None:
             log_to_driver=options.verbose > 0,
             logging_level=("ERROR", "INFO", "DEBUG")[min(options.verbose, 2)],
             **given,
+            **for_workers(options.plugins),
         )
 
 

@@ -23,8 +23,9 @@ from ray.tune.utils import flatten_dict
 from rllib_cli.experiments import BadInput, Experiment, find_example, read_experiments, refusing
 from rllib_cli.hooks import RETURN, hooks, is_goal
 from rllib_cli.options import Options, apply_options, cluster
+from rllib_cli.plugins import import_plugins
 from rllib_cli.progress import Progress, summary
-from rllib_cli.session import Interrupt, be_quiet, import_plugins, start_ray
+from rllib_cli.session import Interrupt, be_quiet, start_ray
 from rllib_cli.translation import translate
 from rllib_cli.validation import TUNES, Checked, check, make_scheduler, plain_configs, searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint

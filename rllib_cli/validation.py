@@ -22,7 +22,7 @@ from ray.tune.search.sample import Categorical, Domain
 from rllib_cli.experiments import BadInput, Experiment, one_line, refusing
 from rllib_cli.hooks import NAMED, Run, hooks
 from rllib_cli.translation import SPECIAL
-from rllib_mfq.algorithm.environment import check_env
+from rllib_mfq.algorithm.environment import make_creator
 from rllib_mfq.mean_field.legal import did_you_mean, is_number
 
 TUNES = ["run", "stop", "config", "num_samples", "restore", "max_failures"]
@@ -53,7 +53,7 @@ def check(name: str, experiment: Experiment) -> Checked:
         raise BadInput(f"{name}: there is no env, such as battle_v4 or CartPole-v1.")
     if isinstance(env, str):
         with refusing(f"{name}: "):
-            check_env(env)
+            make_creator(env)
     runs = []
     try:
         for each in plain:

@@ -22,7 +22,16 @@ from rllib_mfq.algorithm.checkpoint import find_modules
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LIGHT = {"reproduce", "__init__", "__main__", "arena", "command", "experiments", "options"}
+LIGHT = {
+    "plugins",
+    "reproduce",
+    "__init__",
+    "__main__",
+    "arena",
+    "command",
+    "experiments",
+    "options",
+}
 TINY = {
     "run": "MFQ",
     "env": "battle_v4",

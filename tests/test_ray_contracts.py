@@ -82,13 +82,20 @@ EVENTS += [f"on_episode_{what}" for what in ("created", "start", "step", "end")]
 
 # Names: (what has it, the name, what breaks here without it).
 NAMES = [
-    (_global_registry, "_registered", "check_env names no environment that Tune already flushed"),
-    (_global_registry, "_to_flush", "check_env names no environment registered before Ray starts"),
+    (
+        _global_registry,
+        "_registered",
+        "make_creator finds no environment that Tune already flushed",
+    ),
+    (
+        _global_registry,
+        "_to_flush",
+        "make_creator finds no environment registered before Ray starts",
+    ),
     (
         Algorithm,
         "_get_env_id_and_creator",
-        "MFQ's own environments need Tune's registry, and "
-        "env_creator makes none that are Tune's, Gymnasium's or a class path",
+        "an Algorithm makes environments by RLlib's rules, not by `make_creator`",
     ),
     (Algorithm, "_evaluate_on_local_env_runner", "the old stack plays one episode at a time"),
     (Algorithm, "_evaluate_with_fixed_duration", "old remote workers play more than was asked for"),
@@ -442,7 +449,7 @@ def test_rllib_warns_of_its_own_modules_under_this_key():
 
 
 def test_the_registry_keeps_a_name_until_ray_starts():
-    # `check_env` looks for what was meant in both places.
+    # `make_creator` looks for what was meant in both places.
     registry = type(_global_registry)()
     with mock.patch("ray.tune.registry._internal_kv_initialized", return_value=False):
         registry.register(ENV_CREATOR, "made_up", str)

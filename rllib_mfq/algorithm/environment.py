@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
-from ray.rllib.algorithms.algorithm import Algorithm
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from ray.rllib.env.env_context import EnvContext
-from ray.rllib.utils.error import EnvError
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_mfq.envs.atari import atari
@@ -21,6 +20,8 @@ from rllib_mfq.population.magent2 import ENVIRONMENTS as MAGENT2
 from rllib_mfq.population.magent2 import magent2
 from rllib_mfq.population.population import Population
 
+Creator = Callable[[EnvContext], Any]
+
 ENVIRONMENTS: dict[str, Callable[..., Population]] = {
     **{name: functools.partial(magent2, name) for name in MAGENT2},
     "ising_v0": IsingPopulation,
@@ -29,83 +30,138 @@ ENVIRONMENTS: dict[str, Callable[..., Population]] = {
 }
 """What makes the package's own environments; an `env_config` holds its arguments."""
 
+CONTEXT = ("config", "env_config", "context", "env_context")
+"""Names of a parameter that takes the whole `env_config`, see `call_maker`."""
 
-def make_environment(name: str, config: Mapping[str, Any]) -> Population:
-    """Makes one of `ENVIRONMENTS`; raises a ValueError if an argument is unknown or wrong."""
-    maker = ENVIRONMENTS[name]
-    if inspect.isclass(maker):  # MAgent2's maker checks its arguments itself
-        check_arguments(name, config, inspect.signature(maker).parameters)
+PACKAGES = {"ALE": ("ale-py", "ale_py")}
+"""Gymnasium's own namespaces of other packages: what to install, and what registers them."""
+
+
+def call_maker(maker: Callable[..., Any], config: EnvContext, name: str = "") -> Any:
+    """Makes an environment by a class or a function: the one rule for how it is called.
+
+    The entries of `env_config` are its keyword arguments, except where its first parameter is
+    called `config`, `env_config`, `context` or `env_context`, is annotated as an EnvContext, or
+    has no default and no entry in `env_config`: this one parameter takes the whole EnvContext, as
+    in RLlib.
+
+    Raises:
+        ValueError: `env_config` has an entry that is no parameter.
+    """
+    try:
+        parameters = inspect.signature(maker).parameters
+    except ValueError:  # Python knows no signature, as of some classes in C
+        return maker(**config)
+    first = next(iter(parameters.values()), None)
+    if first is not None and first.name not in config and _takes_context(first):
+        return maker(config)
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        check_arguments(name or getattr(maker, "__qualname__", "env"), config, parameters)
     return maker(**config)
 
 
-def check_env(env: Any) -> None:
-    """Checks the name or the maker of an environment, without making one.
+def _takes_context(first: inspect.Parameter) -> bool:
+    """Whether the first parameter, of which `env_config` has no entry, takes the EnvContext."""
+    if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        return False
+    annotated = first.annotation is EnvContext or "EnvContext" in str(first.annotation)
+    return first.name in CONTEXT or annotated or first.default is first.empty
+
+
+def make_environment(name: str, config: Mapping[str, Any]) -> Population:
+    """Makes one of `ENVIRONMENTS`; raises a ValueError if an argument is unknown or wrong."""
+    population: Population = call_maker(ENVIRONMENTS[name], EnvContext(config, 0), name)
+    return population
+
+
+def make_creator(env: Any) -> Creator:
+    """The function that makes an environment of an EnvContext.
+
+    It can be sent to other processes: what it needs of Tune's and Gymnasium's registries, and of
+    the package's own environments, it holds itself, since these are known only where somebody
+    registers them, and Ray empties Tune's at `ray.shutdown()`.
+
+    Args:
+        env: a name that is registered with Tune or Gymnasium (`module:name` imports the module
+            first, which registers it), one of `ENVIRONMENTS`, a class or function, or its path.
 
     Raises:
-        ValueError: `env` is None, or a string that is neither a name registered with Tune or
-            Gymnasium nor the path of something that can be imported.
+        ValueError: there is none, or it needs a package.
     """
     if env is None:
         raise ValueError("env is None; set one, such as environment('battle_v4').")
-    if not isinstance(env, str) or env in ENVIRONMENTS:
-        return
-    if _global_registry.contains(ENV_CREATOR, env) or _names_something(env):
-        return
+    if not isinstance(env, str):
+        return functools.partial(call_maker, env)
+    if _global_registry.contains(ENV_CREATOR, env):
+        creator: Creator = _global_registry.get(ENV_CREATOR, env)
+        return creator
+    if env in ENVIRONMENTS:
+        return functools.partial(make_environment, env)
+    maker = _named(env)
+    if maker is None:
+        return functools.partial(_make_gym, _gym_spec(env))
+    return functools.partial(call_maker, maker)
+
+
+def env_creator(env: Any, config: Any) -> tuple[Any, Creator]:
+    """The id and the maker of an environment, as RLlib's Algorithm asks for them."""
+    return env, make_creator(env)
+
+
+def probe(create: Creator, env_config: Mapping[str, Any]) -> Population:
+    """One population, to take the groups from."""
+    return as_population(create(EnvContext(env_config, worker_index=0)))
+
+
+def _make_gym(spec: EnvSpec, config: EnvContext) -> Any:
+    return gym.make(spec, **config)
+
+
+def _gym_spec(env: str) -> EnvSpec:
+    """An entry of Gymnasium's registry whose module can be imported."""
+    module, _, name = env.rpartition(":")
     try:
-        gym.spec(env)
-    except (gym.error.Error, ImportError) as error:
-        known = {*_global_registry._registered, *_global_registry._to_flush}
-        tunes = {name for category, name in known if category == ENV_CREATOR}
-        names = {*ENVIRONMENTS, *tunes, *gym.registry}
-        if isinstance(error, gym.error.DeprecatedEnv):  # such as CartPole-v5: a version
-            names = {name for name in names if name.startswith(env.rpartition("-v")[0])}
-        raise _unknown(env, did_you_mean(env, names)) from None
+        if module:
+            importlib.import_module(module)
+        spec = gym.spec(name)
+        if isinstance(spec.entry_point, str):
+            load_env_creator(spec.entry_point)
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise ValueError(f"env is {env!r}, which needs a package: {error}") from error
+    except gym.error.Error as error:
+        raise ValueError(_unknown(env, name, error)) from None
+    return spec
 
 
-def env_creator(env: Any, config: Any) -> tuple[Any, Callable[[EnvContext], Any]]:
-    """The id and the maker of an environment, as RLlib's Algorithm asks for them.
-
-    The package's own environments are found without Tune's registry, too, which Ray empties at
-    `ray.shutdown()`. Raises what `check_env` raises.
-
-    Args:
-        env: name, class or function.
-        config: says whether environments of a class become Ray actors.
-    """
-    check_env(env)
-    if isinstance(env, str) and env in ENVIRONMENTS:
-        if not _global_registry.contains(ENV_CREATOR, env):
-            return env, functools.partial(make_environment, env)
-    return Algorithm._get_env_id_and_creator(env, config)
-
-
-def make_creator(env: Any) -> Callable[[EnvContext], Any]:
-    """The maker of an environment; see `env_creator`."""
-    return env_creator(env, {"remote_worker_envs": False})[1]
-
-
-def probe(env: Any, create: Callable[[EnvContext], Any], env_config: Mapping[str, Any]) -> Any:
-    """One population, to take the groups from.
-
-    Raises a ValueError if `env` is the path of something that makes no environment.
-    """
-    try:
-        return as_population(create(EnvContext(env_config, worker_index=0)))
-    except EnvError:
-        raise _unknown(env) from None
-
-
-def _unknown(env: str, hint: str = "") -> ValueError:
-    return ValueError(
-        f"env is {env!r}{hint}; it must be a name that Tune or Gymnasium has registered, or the "
-        "path of a class."
+def _unknown(env: str, name: str, error: gym.error.Error) -> str:
+    """A sentence on a name that nobody has registered."""
+    namespace, slash, _ = name.partition("/")
+    if slash and isinstance(error, gym.error.NamespaceNotFound):
+        package, module = PACKAGES.get(namespace, ("", "MODULE"))
+        install = f"pip install {package}, and then " if package else ""
+        return (
+            f"env is {env!r}, but nothing has registered the namespace {namespace!r}: {install}"
+            f"write {module}:{name}, which imports {module} first, or use --import {module}."
+        )
+    known = {*_global_registry._registered, *_global_registry._to_flush}
+    tunes = {name for category, name in known if category == ENV_CREATOR}
+    names = {*ENVIRONMENTS, *tunes, *gym.registry}
+    if isinstance(error, gym.error.DeprecatedEnv):  # such as CartPole-v5: a version
+        names = {name for name in names if name.startswith(env.rpartition("-v")[0])}
+    return (
+        f"env is {env!r}{did_you_mean(env, names)}; it must be a name that Tune or Gymnasium has "
+        "registered, or the path of a class."
     )
 
 
-def _names_something(path: str) -> bool:
-    """Whether a dotted path names something that can be imported."""
+def _named(path: str) -> Any:
+    """The class or function with a dotted path, or None; an error in its module is raised."""
     module, _, attribute = path.rpartition(".")
+    if not module or not path.replace(".", "").isidentifier():
+        return None
     try:
-        return bool(module) and hasattr(importlib.import_module(module), attribute)
-    except ImportError:
-        return False
+        return getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            return None  # there is no such module
+        raise  # the module is there and imports one that is not

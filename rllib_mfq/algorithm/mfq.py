@@ -61,7 +61,7 @@ class MFQ(Algorithm):
         config.stack.adapt(self)
         config = config.copy(copy_frozen=False)
         config.groups = None  # it may have been used before, with another environment
-        config.resolve_groups(lambda: probe(config.env, self.env_creator, config.env_config))
+        config.resolve_groups(lambda: probe(self.env_creator, config.env_config))
         try_networks(config)
         for name, spec in config.evaluation_opponents.items():
             load_opponent(name, spec, config.groups or {})
