@@ -108,9 +108,9 @@ def env_creator(env: Any, config: Any) -> tuple[Any, Creator]:
     return env, make_creator(env)
 
 
-def probe(create: Creator, env_config: Mapping[str, Any]) -> Population:
+def probe(create: Creator, env_config: Mapping[str, Any], worker_index: int = 0) -> Population:
     """One population, to take the groups from."""
-    return as_population(create(EnvContext(env_config, worker_index=0)))
+    return as_population(create(EnvContext(env_config, worker_index)))
 
 
 def _make_gym(spec: EnvSpec, config: EnvContext) -> Any:

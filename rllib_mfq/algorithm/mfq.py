@@ -77,8 +77,18 @@ class MFQ(Algorithm):
         # As Ray does for actors. With torch's default, all cores, a thread waits for cores that
         # others use: beside one busy process on two cores it is 17 times slower than one thread.
         torch.set_num_threads(max(1, int(config.num_cpus_for_main_process)))
-        super().setup(config)
+        try:
+            super().setup(config)
+        except IndexError:  # no remote runner could be made, and RLlib only logs why
+            if config.num_env_runners:
+                probe(self.env_creator, config.env_config, worker_index=1)  # raises the same
+            raise
         self._begin()
+
+    @override(Algorithm)
+    def __repr__(self) -> str:
+        # RLlib's own fails before the config is set, and hides the error that Ray wants to report.
+        return type(self).__name__ if self.config is None else super().__repr__()
 
     def _begin(self) -> None:
         """Makes what needs RLlib's part of the algorithm: memories and self-play."""
