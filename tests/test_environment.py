@@ -1,8 +1,10 @@
 """Environments by name, class, function or path: found, called and sent to other processes."""
 
 import functools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -216,3 +218,31 @@ def test_an_agent_trains_in_a_class_with_keyword_arguments(crowd, build):
     algo = build(config.reporting(min_sample_timesteps_per_iteration=20))
     algo.train()
     assert np.isfinite(algo.train()["env_runners"]["episode_return_mean"])
+
+
+def test_an_import_and_the_current_folder_reach_every_process(crowd):
+    (crowd / "registers.py").write_text(
+        "import gymnasium as gym\ngym.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv')"
+    )
+    # -P: as the script `rllib`, for which Python does not look into the current folder.
+    words = [sys.executable, "-P", "-m", "rllib_cli", "train", "--run", "MFQ", "--env", "Mine-v0"]
+    words += ["--import", "registers", "--stop", "{training_iteration: 1}", "--ray-num-cpus", "2"]
+    words += ["--set", "num_env_runners=1", "--storage-path", str(crowd)]
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=crowd, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    words[words.index("registers")] = "broken"
+    done = subprocess.run(words, capture_output=True, text=True, cwd=crowd, env=environment)
+    assert done.returncode == 2
+    assert "--import broken fails: No module named 'no_such_package'" in done.stderr
+
+
+def test_the_error_of_a_remote_runner_is_the_one_that_is_raised(build, crowd):
+    (crowd / "remote.py").write_text(
+        "from crowd import Crowd\n\n\nclass Broken(Crowd):\n    def __init__(self, config):\n"
+        "        assert config.worker_index == 0, 'my own fault'\n        super().__init__()\n"
+    )
+    config = MFQConfig().environment("remote.Broken").env_runners(num_env_runners=1)
+    with pytest.raises(AssertionError, match="my own fault"):
+        build(config)

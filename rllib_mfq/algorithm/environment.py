@@ -37,7 +37,7 @@ PACKAGES = {"ALE": ("ale-py", "ale_py")}
 """Gymnasium's own namespaces of other packages: what to install, and what registers them."""
 
 
-def call_maker(maker: Callable[..., Any], config: EnvContext, name: str = "") -> Any:
+def call_maker(maker: Callable[..., Any], config: EnvContext) -> Any:
     """Makes an environment by a class or a function: the one rule for how it is called.
 
     The entries of `env_config` are its keyword arguments, except where its first parameter is
@@ -56,7 +56,7 @@ def call_maker(maker: Callable[..., Any], config: EnvContext, name: str = "") ->
     if first is not None and first.name not in config and _takes_context(first):
         return maker(config)
     if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        check_arguments(name or getattr(maker, "__qualname__", "env"), config, parameters)
+        check_arguments(getattr(maker, "__qualname__", "env"), config, parameters)
     return maker(**config)
 
 
@@ -70,8 +70,10 @@ def _takes_context(first: inspect.Parameter) -> bool:
 
 def make_environment(name: str, config: Mapping[str, Any]) -> Population:
     """Makes one of `ENVIRONMENTS`; raises a ValueError if an argument is unknown or wrong."""
-    population: Population = call_maker(ENVIRONMENTS[name], EnvContext(config, 0), name)
-    return population
+    maker = ENVIRONMENTS[name]
+    if inspect.isclass(maker):  # MAgent2's maker checks its arguments itself
+        check_arguments(name, config, inspect.signature(maker).parameters)
+    return maker(**config)
 
 
 def make_creator(env: Any) -> Creator:
