@@ -1,7 +1,7 @@
 """An environment of one's own: walkers on a line who are paid for meeting.
 
     cd examples
-    rllib train --run MFQ --env crowd.Crowd --env-config '{size: 30}' --stop '{time_total_s: 60}'
+    rllib train --run MFQ --env crowd.Crowd --set env_config.size=30 --stop '{time_total_s: 60}'
     rllib evaluate CHECKPOINT       # `train` ends with this line and the checkpoint's path
     rllib render CHECKPOINT -o crowd.gif
 """
