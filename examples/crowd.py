@@ -1,10 +1,11 @@
 """An environment of one's own: walkers on a line who are paid for meeting.
 
-    cd examples
-    rllib train --run MFQ --env crowd.Crowd --set env_config.size=30 --stop '{time_total_s: 60}'
-    rllib evaluate CHECKPOINT       # `train` ends with this line and the checkpoint's path
-    rllib render CHECKPOINT -o crowd.gif
+cd examples
+rllib train --run MFQ --env crowd.Crowd --set env_config.size=30 --stop '{time_total_s: 60}'
+rllib evaluate CHECKPOINT       # `train` ends with this line and the checkpoint's path
+rllib render CHECKPOINT -o crowd.gif
 """
+# ruff: noqa: D102 - the methods are PettingZoo's
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +13,8 @@ from pettingzoo import ParallelEnv
 
 
 class Crowd(ParallelEnv):
+    """Agents see how far they are from the middle of all, which they are paid to be near."""
+
     metadata = {"name": "crowd", "render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
 
     def __init__(self, size=20, steps=40, render_mode=None):

@@ -222,7 +222,8 @@ def test_an_agent_trains_in_a_class_with_keyword_arguments(crowd, build):
 
 def test_an_import_and_the_current_folder_reach_every_process(crowd):
     (crowd / "registers.py").write_text(
-        "import gymnasium as gym\ngym.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv')"
+        "import gymnasium as gym\n"
+        "gym.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
     )
     # -P: as the script `rllib`, for which Python does not look into the current folder.
     words = [sys.executable, "-P", "-m", "rllib_cli", "train", "--run", "MFQ", "--env", "Mine-v0"]
