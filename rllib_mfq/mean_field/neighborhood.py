@@ -145,9 +145,9 @@ def _mean_of_group(own: GroupActions, group: GroupActions) -> Array:
     flat = np.bincount(cells, minlength=(last + 1) * group.num_actions).astype(np.float32)
     counts: Array = flat.reshape(-1, group.num_actions)  # [P, A]
     living: Array = counts.sum(1)
-    mean = counts[own.population]
+    mean = counts.take(own.population, axis=0)
     if group is own:
-        mean[np.arange(len(mean)), own.actions] -= 1.0
+        mean.ravel()[np.arange(len(mean)) * own.num_actions + own.actions] -= 1.0
         living -= 1.0
     mean /= np.maximum(living, 1.0)[own.population, None]
     return mean

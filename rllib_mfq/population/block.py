@@ -1,6 +1,8 @@
 """The block: one player's rows of the current step, and the columns they are written into."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,17 @@ column of its previous step that the value comes from. An agent that enters read
 
 A `Player` may name more of them in `carried`, such as `{"last_actions": "actions"}`.
 """
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Agents of one group of one population that observe."""
+
+    episode: Episode  # what their population plays
+    group: str
+    source: Array  # [n] the row that each agent comes from, -1 for one that has just entered
+    rows: Rows
+    obs: Array | None = None  # [n, *obs], if they were already read
 
 
 class Block:
@@ -83,41 +96,52 @@ class Block:
             crowds = [self.population[g] * count + index for index, g in enumerate(self.names)]
             self.data["actions"][now] = self.player.act_together(*given, np.concatenate(crowds))
 
-    def write(self, where: slice, source: Array, rows: Rows, episode: Episode, group: str) -> None:
-        """Fills all columns but `obs` of the rows `where`, in which agents of a group observe.
+    def write(self, group: str, arrivals: Sequence[Arrival]) -> list[slice]:
+        """Adds rows in which agents of a group observe; fills all columns but `obs`.
 
-        Args:
-            where: n rows.
-            source: `[n]` the row that each agent comes from, -1 for one that has just entered.
-            rows: what their population says of them.
-            episode: what their population plays.
-            group: of the agents.
+        All populations' rows are written at once: a column takes longer to address than to fill.
+
+        Returns:
+            The rows of each arrival.
         """
-        data = self.data
-        if rows.action_mask is not None and "action_mask" not in data:
+        counts = [len(arrival.source) for arrival in arrivals]
+        where, data = self.take(sum(counts)), self.data
+        masks = [arrival.rows.action_mask for arrival in arrivals]
+        if "action_mask" not in data and any(mask is not None for mask in masks):
             data["action_mask"] = np.ones((self.capacity, self.num_actions), bool)
+        ends = list(itertools.accumulate(counts, initial=where.start))
+        wheres = [slice(*ends_of_one) for ends_of_one in itertools.pairwise(ends)]
+        if not arrivals:
+            return wheres
+        source = np.concatenate([arrival.source for arrival in arrivals])
+        before = source[source >= 0]
         first = {
             "next_row": -1,
-            "eps_id": episode.id_,
-            "t": episode.length,
+            "eps_id": np.repeat([arrival.episode.id_ for arrival in arrivals], counts),
+            "t": np.repeat([arrival.episode.length for arrival in arrivals], counts),
             "group": self._number[group],
-            "agent_index": rows.ids,
-            "action_mask": True if rows.action_mask is None else rows.action_mask,
+            "agent_index": np.concatenate([arrival.rows.ids for arrival in arrivals]),
+            "action_mask": True,
         }
+        carried = self.carried if len(before) == len(source) else {}  # zero for those who enter
         for name, column in data.items():
-            if name != "obs":
+            if name != "obs" and name not in carried:
                 column[where] = first.get(name, 0)
-        known = source >= 0
-        before = source[known]
-        data["next_row"][before] = np.arange(where.start, where.stop)[known]
+        for rows, mask in zip(wheres, masks, strict=True):
+            if mask is not None:
+                data["action_mask"][rows] = mask
+        after: Any = where if carried else np.flatnonzero(source >= 0) + where.start
+        data["next_row"][before] = np.arange(where.start, where.stop) if carried else after
         for name, origin in self.carried.items():
-            data[name][where][known] = data[origin][before]
+            data[name][after] = data[origin].take(before, axis=0)
+        return wheres
 
     def check_finite(self, where: slice, group: str) -> None:
         """Raises a PopulationError if an observation is NaN or infinite."""
         obs = self.data["obs"][where]
-        # The sum is a cheap first test: it is NaN or infinite if an observation is.
-        if obs.dtype.kind != "f" or np.isfinite(obs.sum(dtype=np.float32)):
+        # The sum is a cheap first test: it is NaN or infinite if an observation is. `einsum` takes
+        # half the time of `sum`, which adds up more exactly.
+        if obs.dtype.kind != "f" or np.isfinite(np.einsum("i->", obs.ravel())):
             return
         bad = np.flatnonzero(~np.isfinite(obs.reshape(len(obs), -1)).all(axis=1))
         if len(bad):

@@ -6,6 +6,7 @@ living. A class that has the attribute and the three methods of `Population` wor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -73,27 +74,22 @@ class Rows:
             edges = (np.cumsum(mask) - 1)[edges[mask[edges].all(axis=1)]]
         return Rows(self.ids[mask], positions, legal, edges)
 
-    def check(self, where: str, num_actions: int) -> None:
-        """Raises PopulationError, beginning with `where`, unless the columns fit together."""
-        n = len(self.ids)
-        positions: Any = self.positions
-        placed = (n, *(np.shape(positions)[1:2] or ("d",)))
-        shapes = {"ids": (n,), "positions": placed, "action_mask": (n, num_actions)}
-        for name, expected in shapes.items():
-            column = getattr(self, name)
-            if column is not None and np.shape(column) != expected:
-                raise PopulationError(
-                    f"{where}: {name} has shape {np.shape(column)}, expected {expected}."
-                )
-        if self.action_mask is not None and not self.action_mask.any(axis=1).all():
-            stuck = self.action_mask.any(axis=1).argmin()
-            raise PopulationError(f"{where}: row {stuck} has no legal action.")
+    def check(self, num_actions: int) -> None:
+        """Raises PopulationError unless the columns fit together."""
+        n, positions, mask = len(self.ids), self.positions, self.action_mask
+        check_shape("ids", self.ids, (n,))
+        if positions is not None:
+            check_shape("positions", positions, (n, *(np.shape(positions)[1:2] or ("d",))))
+        if mask is not None:
+            check_shape("action_mask", mask, (n, num_actions))
+            if not (legal := mask.any(axis=1)).all():
+                raise PopulationError(f"row {legal.argmin()} has no legal action.")
         if self.edges is not None:
             low, high = np.min(self.edges, initial=0), np.max(self.edges, initial=-1)
             if np.shape(self.edges)[1:] != (2,) or low < 0 or high >= n:
                 found = f"shape {np.shape(self.edges)} and values from {low} to {high}"
-                legal = f"(p, 2) and row numbers below {n}"
-                raise PopulationError(f"{where}: edges has {found}, expected {legal}.")
+                legal_edges = f"(p, 2) and row numbers below {n}"
+                raise PopulationError(f"edges has {found}, expected {legal_edges}.")
 
 
 @dataclass(slots=True)
@@ -113,25 +109,29 @@ class Step:
     truncated: Array
     rows: Rows
 
-    def check(self, where: str, n: int, num_actions: int) -> None:
-        """Raises PopulationError, beginning with `where`, unless it is a step of `n` agents."""
+    def check(self, n: int, num_actions: int) -> None:
+        """Raises PopulationError unless it is a step of `n` agents."""
         for name in ("rewards", "terminated", "truncated"):
-            shape = np.shape(getattr(self, name))
-            if shape != (n,):
-                raise PopulationError(
-                    f"{where}: {name} has shape {shape}, expected ({n},), one per agent that acted."
-                )
-        with np.errstate(over="ignore"):
-            bad = np.flatnonzero(~np.isfinite(np.asarray(self.rewards, np.float32)))
-        if len(bad):
-            wrong = f"the reward of row {bad[0]} is {self.rewards[bad[0]]}"
-            raise PopulationError(f"{where}: {wrong}; it must be a finite float32.")
-        self.rows.check(where, num_actions)
+            check_shape(name, getattr(self, name), (n,), ", one per agent that acted")
+        # The sum is a cheap first test: it is NaN or infinite if a reward is.
+        if self.rewards.dtype != np.float32 or not math.isfinite(np.add.reduce(self.rewards)):
+            with np.errstate(over="ignore"):
+                bad = np.flatnonzero(~np.isfinite(np.asarray(self.rewards, np.float32)))
+            if len(bad):
+                wrong = f"the reward of row {bad[0]} is {self.rewards[bad[0]]}"
+                raise PopulationError(f"{wrong}; it must be a finite float32.")
+        self.rows.check(num_actions)
         left = n - int(np.count_nonzero(self.terminated))
         if len(self.rows.ids) < left:
             raise PopulationError(
-                f"{where}: {left} agents were not terminated but only {len(self.rows.ids)} observe."
+                f"{left} agents were not terminated but only {len(self.rows.ids)} observe."
             )
+
+
+def check_shape(name: str, column: Any, shape: tuple[Any, ...], why: str = "") -> None:
+    """Raises PopulationError unless a column has the shape."""
+    if np.shape(column) != shape:
+        raise PopulationError(f"{name} has shape {np.shape(column)}, expected {shape}{why}.")
 
 
 @runtime_checkable

@@ -9,29 +9,17 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rllib_mfq.mean_field.neighborhood import GroupActions
-from rllib_mfq.population.block import Block
+from rllib_mfq.population.block import Arrival, Block
 from rllib_mfq.population.fragment import Episode, Fragment, Link
 from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array, Population, PopulationError, Rows, close
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Arrival:
-    """Rows of one group of one population that act in the next block."""
-
-    env_index: int
-    group: str
-    source: Array  # [n] the row that each agent comes from, -1 for one that enters
-    rows: Rows
-    obs: Array | None = None  # [n, *obs] if they were already read, with those that are cut off
 
 
 class Sampler:
@@ -152,7 +140,7 @@ class Sampler:
             fragment.agent_steps[group] += rows.stop - rows.start
             ends = np.searchsorted(block.population[group], np.arange(len(self.populations) + 1))
             bounds[group] = ends + rows.start
-        arrivals: list[_Arrival] = []
+        arrivals: list[Arrival] = []
         for index in sorted(self._episodes):
             where = {g: slice(int(b[index]), int(b[index + 1])) for g, b in bounds.items()}
             arrivals += self._advance(index, fragment, where)
@@ -190,7 +178,7 @@ class Sampler:
         num_actions = int(self.groups[group].action_space.n)
         return GroupActions(actions, num_actions, block.population[group], **given)
 
-    def _begin(self, index: int, fragment: Fragment) -> list[_Arrival]:
+    def _begin(self, index: int, fragment: Fragment) -> list[Arrival]:
         """Starts the next episode of a population, if one is due."""
         self._episodes.pop(index, None)
         if self._to_begin[index] == 0:
@@ -211,11 +199,14 @@ class Sampler:
         arrivals = []
         for group, space in self.groups.items():
             rows = start[group]
-            rows.check(_place(episode, group), int(space.action_space.n))
-            arrivals.append(_Arrival(index, group, np.full(len(rows.ids), -1), rows))
+            try:
+                rows.check(int(space.action_space.n))
+            except PopulationError as error:
+                raise PopulationError(f"{_place(episode, group)}: {error}") from None
+            arrivals.append(Arrival(episode, group, np.full(len(rows.ids), -1), rows))
         return arrivals
 
-    def _advance(self, index: int, fragment: Fragment, where: dict[str, slice]) -> list[_Arrival]:
+    def _advance(self, index: int, fragment: Fragment, where: dict[str, slice]) -> list[Arrival]:
         """Plays one step of one population, whose rows in the current blocks are at `where`."""
         episode = self._episodes[index]
         actions = {group: self._block_of[group].data["actions"][r] for group, r in where.items()}
@@ -227,15 +218,19 @@ class Sampler:
         arrivals = []
         for group, rows in where.items():
             step, block = steps[group], self._block_of[group]
-            step.check(_place(episode, group), rows.stop - rows.start, block.num_actions)
+            try:
+                step.check(rows.stop - rows.start, block.num_actions)
+            except PopulationError as error:
+                raise PopulationError(f"{_place(episode, group)}: {error}") from None
             block.data["rewards"][rows] = step.rewards
             block.data["terminateds"][rows] = step.terminated
-            episode.returns[group] += float(np.sum(step.rewards))
+            episode.returns[group] += float(np.add.reduce(step.rewards))
             living = np.flatnonzero(~step.terminated)
-            entered = len(step.rows.ids) - len(living)
-            source = np.append(living + rows.start, np.full(entered, -1))
-            closing = np.append(step.truncated[living], np.zeros(entered, bool))
-            arrival = _Arrival(index, group, source, step.rows)
+            source, closing = living + rows.start, step.truncated[living]
+            if entered := len(step.rows.ids) - len(living):
+                source = np.append(source, np.full(entered, -1))
+                closing = np.append(closing, np.zeros(entered, bool))
+            arrival = Arrival(episode, group, source, step.rows)
             arrivals.append(self._close(arrival, closing) if closing.any() else arrival)
         self._on_event("step", episode)
         if any(len(arrival.source) for arrival in arrivals):
@@ -268,38 +263,39 @@ class Sampler:
         self._unseeded.add(index)
         return None
 
-    def _close(self, arrival: _Arrival, closing: Array) -> _Arrival:
+    def _close(self, arrival: Arrival, closing: Array) -> Arrival:
         """Writes the rows that observe for the last time, and returns those that go on."""
-        index, group, source, rows = arrival.env_index, arrival.group, arrival.source, arrival.rows
+        episode, group, source, rows = arrival.episode, arrival.group, arrival.source, arrival.rows
         block = self._block_of[group]
-        where = block.take(int(np.count_nonzero(closing)))
-        block.write(where, source[closing], rows.select(closing), self._episodes[index], group)
+        last = Arrival(episode, group, source[closing], rows.select(closing))
+        (where,) = block.write(group, [last])
         obs = block.data["obs"]
         everyone = np.empty((len(closing), *obs.shape[1:]), obs.dtype)
-        self.populations[index].observe(group, everyone)
+        self.populations[episode.env_index].observe(group, everyone)
         obs[where] = everyone[closing]
         block.check_finite(where, group)
-        return _Arrival(index, group, source[~closing], rows.select(~closing), everyone[~closing])
+        going_on = rows.select(~closing)
+        return Arrival(episode, group, source[~closing], going_on, everyone[~closing])
 
-    def _arrive(self, arrivals: list[_Arrival]) -> None:
+    def _arrive(self, arrivals: list[Arrival]) -> None:
         """Writes the next block: the rows that act in the next step."""
         for block in self._blocks:
             block.start = block.end
             for group in block.names:
-                first, population = block.end, [np.empty(0, np.int64)]
-                for piece in (each for each in arrivals if each.group == group):
-                    index, rows = piece.env_index, piece.rows
-                    where = block.take(len(rows.ids))
-                    block.write(where, piece.source, rows, self._episodes[index], group)
-                    self._rows[index, group] = rows
-                    population.append(np.full(len(rows.ids), index))
-                    out = block.data["obs"][where]
-                    if piece.obs is None:
+                mine = [arrival for arrival in arrivals if arrival.group == group]
+                first, wheres = block.end, block.write(group, mine)
+                for each, where in zip(mine, wheres, strict=True):
+                    index, out = each.episode.env_index, block.data["obs"][where]
+                    self._rows[index, group] = each.rows
+                    if each.obs is None:
                         self.populations[index].observe(group, out)
                     else:
-                        out[:] = piece.obs
+                        out[:] = each.obs
+                counts = [len(each.source) for each in mine]
+                block.population[group] = np.repeat(
+                    np.array([each.episode.env_index for each in mine], np.int64), counts
+                )
                 block.slices[group] = slice(first, block.end)
-                block.population[group] = np.concatenate(population)
                 block.check_finite(block.slices[group], group)
             block.stop = block.end
 
