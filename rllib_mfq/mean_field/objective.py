@@ -34,12 +34,17 @@ def boltzmann(q: Tensor, temperature: float | Tensor, mask: Tensor | None = None
     Raises:
         ValueError: the temperature is not positive.
     """
+    return _logits(q, temperature, mask).softmax(-1)
+
+
+def _logits(q: Tensor, temperature: float | Tensor, mask: Tensor | None) -> Tensor:
+    """`[..., A]`: Q / T less its largest value in each row, -inf where illegal; see `boltzmann`."""
     if not temperature > 0:
         raise ValueError(f"temperature is {float(temperature)}; it must be positive.")
     legal = _masked(q, mask)
     # The best value is subtracted first: Q / T of a large Q overflows to infinity, softmax makes
     # NaN of it, and NaN would let an illegal action be chosen.
-    return ((legal - legal.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    return (legal - legal.max(-1, keepdim=True).values) / temperature
 
 
 def sample_actions(
@@ -51,17 +56,19 @@ def sample_actions(
     """Draws one action per row of `[..., A]` values from the Boltzmann policy, all rows at once.
 
     A uniform number is drawn for each row, and the first action is taken whose cumulative
-    probability exceeds this number. Drawing a number for each action instead (Gumbel noise)
-    costs as much as the network's dense layers.
+    weight, exp of its logit, exceeds this share of the sum. Drawing a number for each action
+    instead (Gumbel noise) costs as much as the network's dense layers; dividing by the sum first,
+    as softmax does, doubles the cost of the draw.
 
     Returns:
         `[...]` int64 actions, always legal ones.
     """
-    cumulative = boltzmann(q, temperature, mask).cumsum(-1, dtype=torch.float64)
+    weights = _logits(q, temperature, mask).exp()
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(q.shape[:-1], generator=generator, device=q.device).double()
     # Float64 keeps every action legal: a float32 number below 1 times the sum of a row is below
     # this sum, because float64 does not round the product up. So the search never goes beyond
-    # the last action that has any probability.
+    # the last action that has any weight.
     drawn = (uniform * cumulative[..., -1])[..., None]
     return torch.searchsorted(cumulative, drawn, right=True).squeeze(-1)
 
