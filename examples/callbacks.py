@@ -2,8 +2,8 @@
 
     python -m examples.callbacks
 
-The hooks are RLlib's. An episode has `length`, `get_return()`, `returns` of each group, `result` (the
-environment's own figures, once it is done) and `custom_data`, which is yours.
+The hooks are RLlib's. An episode has `length`, `get_return()`, `returns` of each group, `result`
+(the environment's figures, once it is done) and `custom_data`, which is yours.
 """
 
 import argparse
