@@ -3,7 +3,7 @@
     pip install onnx onnxruntime onnxscript && python -m examples.export pretrained:battle-mfq
 
 What is exported is Q(s, ., m): observations `[B, *obs]` and mean actions `[B, width]` go in,
-values `[B, A]` come out. The greedy action is the largest; illegal actions are for you to leave out.
+values `[B, A]` come out. The greedy action is the largest; leave illegal actions out yourself.
 """
 
 import argparse
