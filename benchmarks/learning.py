@@ -45,7 +45,7 @@ def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
         return size * UPDATES
 
     def bare() -> int:
-        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        tensors = {name: torch.as_tensor(column) for name, column in columns.items()}
         for i in range(UPDATES):
             part = {k: v[i * size : (i + 1) * size] for k, v in tensors.items()}
             with torch.no_grad():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from small_battles import MODULES, same, small_battle, weights
@@ -133,6 +134,21 @@ def test_the_target_network_moves_by_tau_after_every_update(build):
     assert learner._updates > 1
     for slow, parameter in zip(expected, target.parameters(), strict=True):
         torch.testing.assert_close(slow, parameter)
+
+
+@pytest.mark.parametrize("spoilt", [None, math.nan, math.inf])
+def test_gradients_are_applied_as_rllib_applies_them(build, spoilt):
+    ours, rllibs = (build(small_battle()).learner_group._learner for _ in range(2))
+    before = [value.detach().clone() for value in ours._params.values()]
+    for learner, kind in ((ours, type(ours)), (rllibs, TorchLearner)):
+        gradients = {key: torch.ones_like(value) for key, value in learner._params.items()}
+        if spoilt is not None:
+            next(iter(gradients.values())).view(-1)[0] = spoilt
+        kind.apply_gradients(learner, gradients)
+    both = zip(before, ours._params.values(), rllibs._params.values(), strict=True)
+    for old, mine, theirs in both:
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+        assert mine.isfinite().all() and not torch.equal(mine, old)
 
 
 def test_updates_in_one_call_equal_as_many_calls_of_one_update(build):

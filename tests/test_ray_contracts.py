@@ -36,6 +36,7 @@ from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.models.base import ENCODER_OUT
 from ray.rllib.core.models.catalog import Catalog
 from ray.rllib.env import INPUT_ENV_SPACES
@@ -127,6 +128,10 @@ NAMES = [
     (Checkpointable, "_check_component", "the env runner cannot tell what to save"),
     (Checkpointable, "_get_subcomponents", "the env runner cannot save single modules"),
     (Learner, "_create_iterator_if_necessary", "minibatches are copied, in another order"),
+    (TorchLearner, "_grad_scalers", "scaled gradients are applied as they are"),
+    (TorchLearner, "_lr_scheduler_classes", "schedulers of torch are never made"),
+    (Learner, "_params", "gradients cannot be handed to their parameters"),
+    (Learner, "_optimizer_parameters", "no optimizer makes a step"),
     (Learner, "_weights_seq_no", "a learner keeps its weights when older ones are restored"),
     (EnvRunner, "_seed", "a seed reaches neither populations nor draws"),
     (Policy, "_create_exploration", "RLlib makes an exploration that our module does not fit"),
@@ -190,6 +195,7 @@ CALLS = [
     (AlgorithmConfig.api_stack, "self._prior_exploration_config is not None", "RLlib warns"),
     (AlgorithmConfig.model_config.fget, "self._model_config_auto_includes |", "modules lack T"),
     (Learner.update, "self._create_iterator_if_necessary(", "minibatches are copied"),
+    (TorchLearner._uncompiled_update, "self.apply_gradients(", "gradients are looked at twice"),
     (Learner.set_state, "self._weights_seq_no < weights_seq_no", "older weights are ignored"),
     (TorchPolicyV2.__init__, "self._create_exploration()", "RLlib explores, too"),
     (RolloutWorker.__init__, "config._disable_preprocessor_api", "observations are flattened"),

@@ -88,6 +88,11 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         self.check_state(state)  # RLlib loads what fits and leaves the rest
         super().set_state(state)
 
+    @override(nn.Module)
+    def train(self, mode: bool = True) -> "MFQTorchRLModule":
+        """Sets the mode; RLlib does at every update, and the walk through all parts takes 1 %."""
+        return self if self.training == mode else super().train(mode)
+
     def q(self, batch: Mapping[str, Any], network: nn.Module | None = None) -> Tensor:
         """Action values, `[B, A]`.
 

@@ -86,7 +86,8 @@ def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
     The two have the same shape; tau is in `(0, 1]`, and 1 copies. Buffers are always copied.
     """
     with torch.no_grad():
-        for old, new in zip(target.parameters(), online.parameters(), strict=True):
-            old.lerp_(new, tau)
+        slow: list[Tensor] = list(target.parameters())
+        if slow:  # all in one call, which refuses none at all
+            torch._foreach_lerp_(slow, list[Tensor](online.parameters()), tau)
         for kept, current in zip(target.buffers(), online.buffers(), strict=True):
             kept.copy_(current)

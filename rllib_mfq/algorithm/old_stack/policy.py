@@ -101,7 +101,7 @@ class MFQTorchPolicy(TorchPolicyV2):
 
     @override(TorchPolicyV2)
     def stats_fn(self, train_batch: SampleBatch) -> dict[str, float]:
-        return {name: value.item() for name, value in self.tower_stats[self.model].items()}
+        return {name: value.mean().item() for name, value in self.tower_stats[self.model].items()}
 
     @override(TorchPolicyV2)
     def apply_gradients(self, gradients: Any) -> None:
