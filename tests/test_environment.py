@@ -169,7 +169,7 @@ def test_an_error_inside_a_module_is_not_taken_for_a_missing_environment(crowd):
     [
         (
             "ALE/NoSuchGame-v5",
-            ["pip install ale-py", "ale_py:ALE/NoSuchGame-v5", "--import ale_py"],
+            ["pip install 'rllib_mfq[atari]'", "ale_py:ALE/NoSuchGame-v5", "--import ale_py"],
         ),
         ("My/Crowd-v0", ["the namespace 'My'", "MODULE:My/Crowd-v0", "--import MODULE"]),
         ("no_such_package:Crowd-v0", ["needs a package", "no_such_package"]),

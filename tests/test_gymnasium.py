@@ -1,11 +1,14 @@
 """Environments of Gymnasium and PettingZoo that need a package more: the extras of the package."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack
 
 from rllib_mfq import MFQConfig
+from rllib_mfq.algorithm.environment import make_creator, probe
 from rllib_mfq.envs.atari import atari
 from rllib_mfq.population.adapters import as_population
 
@@ -69,3 +72,29 @@ def test_simple_spread_is_played_without_a_warning(recwarn):
         rows = population.step({"agent": np.zeros(3, int)})["agent"]
         assert rows.truncated.all() == (step == 24)
     assert not [each for each in recwarn if "deprecated" in str(each.message)]
+
+
+@pytest.mark.parametrize(
+    ("env", "env_config", "package", "extra"),
+    [
+        ("atari", {"game": "Pong"}, "ale_py", "atari"),
+        ("atari", {"game": "Pong"}, "cv2", "atari"),
+        ("ale_py:ALE/Pong-v5", {}, "ale_py", "atari"),
+        ("ALE/Pong-v5", {}, "ale_py", "atari"),
+        ("LunarLander-v3", {}, "Box2D", "box2d"),
+        ("mpe2.simple_spread_v3.parallel_env", {}, "mpe2", "mpe"),
+    ],
+)
+def test_a_missing_package_is_one_sentence_with_its_extra(
+    monkeypatch, env, env_config, package, extra
+):
+    for name in list(sys.modules):
+        if name.partition(".")[0] == package or name.startswith("gymnasium.envs.box2d"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in [name for name in gym.registry if name.startswith("ALE/")]:
+        monkeypatch.delitem(gym.registry, name)
+    with pytest.raises(ValueError) as error:
+        probe(make_creator(env), env_config)
+    said = str(error.value)
+    assert f"pip install 'rllib_mfq[{extra}]'" in said and env in said and "\n" not in said

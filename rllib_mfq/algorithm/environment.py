@@ -33,8 +33,11 @@ ENVIRONMENTS: dict[str, Callable[..., Population]] = {
 CONTEXT = ("config", "env_config", "context", "env_context")
 """Names of a parameter that takes the whole `env_config`, see `call_maker`."""
 
-PACKAGES = {"ALE": ("ale-py", "ale_py")}
-"""Gymnasium's own namespaces of other packages: what to install, and what registers them."""
+PACKAGES = {"ALE": "ale_py"}
+"""Gymnasium's own namespaces of other packages, and what registers them."""
+
+EXTRAS = {"ale_py": "atari", "cv2": "atari", "Box2D": "box2d", "mpe2": "mpe"}
+"""Packages that environments need, and the extra of this package that installs them."""
 
 
 def call_maker(maker: Callable[..., Any], config: EnvContext) -> Any:
@@ -73,7 +76,10 @@ def make_environment(name: str, config: Mapping[str, Any]) -> Population:
     maker = ENVIRONMENTS[name]
     if inspect.isclass(maker):  # MAgent2's maker checks its arguments itself
         check_arguments(name, config, inspect.signature(maker).parameters)
-    return maker(**config)
+    try:
+        return maker(**config)
+    except ImportError as error:
+        raise _needs_package(name, error) from error
 
 
 def make_creator(env: Any) -> Creator:
@@ -129,18 +135,33 @@ def _gym_spec(env: str) -> EnvSpec:
         if isinstance(spec.entry_point, str):
             load_env_creator(spec.entry_point)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise ValueError(f"env is {env!r}, which needs a package: {error}") from error
+        raise _needs_package(env, error) from error
     except gym.error.Error as error:
+        if env.partition(".")[0] in EXTRAS:  # the path of what could not be imported
+            raise _needs_package(env, ImportError(name=env.partition(".")[0])) from None
         raise ValueError(_unknown(env, name, error)) from None
     return spec
+
+
+def _needs_package(env: str, error: BaseException) -> ValueError:
+    """What to raise if an environment needs a package that cannot be imported."""
+    missing: Any = None
+    cause: BaseException | None = error
+    while missing is None and cause is not None:
+        missing, cause = getattr(cause, "name", None), cause.__cause__
+    if missing in EXTRAS:
+        install = f"pip install 'rllib_mfq[{EXTRAS[missing]}]'"
+        return ValueError(f"env is {env!r}, which needs the package {missing}: {install}.")
+    return ValueError(f"env is {env!r}, which needs a package: {error}")
 
 
 def _unknown(env: str, name: str, error: gym.error.Error) -> str:
     """A sentence on a name that nobody has registered."""
     namespace, slash, _ = name.partition("/")
     if slash and isinstance(error, gym.error.NamespaceNotFound):
-        package, module = PACKAGES.get(namespace, ("", "MODULE"))
-        install = f"pip install {package}, and then " if package else ""
+        module = PACKAGES.get(namespace, "MODULE")
+        extra = EXTRAS.get(module)
+        install = f"pip install 'rllib_mfq[{extra}]', and then " if extra else ""
         return (
             f"env is {env!r}, but nothing has registered the namespace {namespace!r}: {install}"
             f"write {module}:{name}, which imports {module} first, or use --import {module}."
