@@ -15,6 +15,11 @@ import yaml
 Experiment = dict[str, Any]
 """One experiment as RLlib's YAML files spell it: `run` and, if given, `env`, `stop`, `config`."""
 
+DEEPEST, MOST = 50, 100_000
+"""How deeply a file may nest its values, and how many of them it may have."""
+
+TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+KEYS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}  # YAML's tags of keys that are legal
 FRACTION = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$")
 
 
@@ -40,17 +45,46 @@ def refusing(prefix: str = "", *kinds: type[Exception]) -> Iterator[None]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that, unlike PyYAML, refuses a key given twice and reads `1e-4` as a number."""
+    """Safe YAML that, unlike PyYAML, reads `1e-4` as a number and refuses what it would choke on.
+
+    Refused are keys that are given twice or are no text, deep nesting, and aliases of aliases,
+    of which ten lines can stand for more values than fit into any memory.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[yaml.Node, int] = {}  # values in a node, those behind aliases too
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        self._refuse(self._depth >= DEEPEST, TOO_DEEP, event)
+        self._depth += 1
+        node: yaml.Node = super().compose_node(parent, index)  # type: ignore[assignment]
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(node not in self._sizes, "an alias stands within its own value", event)
+        else:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            if isinstance(node, yaml.MappingNode):
+                parts = [part for pair in parts for part in pair]
+            self._sizes[node] = 1 + sum(self._sizes[part] for part in parts)
+        too_many = f"it stands for more than {MOST} values, aliases counted"
+        self._refuse(self._sizes[node] > MOST, too_many, event)
+        return node
+
+    def _refuse(self, bad: bool, problem: str, event: Any) -> None:
+        if bad:
+            raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in lines:
-                    problem = f"{key.value!r} appears twice, first in line {lines[key.value]}"
-                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
-                lines[key.value] = key.start_mark.line + 1
+            self._refuse(key.tag not in KEYS, f"the key {key.value!r} is no text: quote it", key)
+            twice = key.value != "<<" and lines.get(key.value)
+            self._refuse(bool(twice), f"{key.value!r} appears twice, first in line {twice}", key)
+            lines[key.value] = key.start_mark.line + 1
         return node
 
 
@@ -73,6 +107,11 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
     for name, experiment in experiments.items():
         if not isinstance(experiment, dict) or not experiment.get("run"):
             raise BadInput(f"experiment {name!r} in {path} has no 'run', such as MFQ.")
+        if folder := experiment.get("restore"):
+            raise BadInput(
+                f"experiment {name!r} in {path} has 'restore', which would unpickle {folder}; if "
+                f"you trust that folder, give --restore {folder} instead."
+            )
         for key in ("config", "stop"):
             if not isinstance(experiment.get(key) or {}, dict):
                 where = f"{key!r} of experiment {name!r} in {path}"
@@ -83,9 +122,14 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
 def parse(text: str, source: str, as_json: bool = False) -> Any:
     """Reads YAML, of which JSON is a part, or strictly JSON; BadInput names source and place."""
     try:
-        if as_json:
-            return json.loads(text, object_pairs_hook=_without_duplicates)
-        return yaml.load(text, _Loader)  # a SafeLoader
+        if not as_json:
+            return yaml.load(text, _Loader)  # a SafeLoader
+        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        if _depth(value) <= DEEPEST:
+            return value
+        problem = TOO_DEEP
+    except RecursionError:
+        problem = TOO_DEEP
     except json.JSONDecodeError as error:
         problem = f"line {error.lineno}, column {error.colno}, {error.msg}"
     except yaml.MarkedYAMLError as error:
@@ -111,6 +155,8 @@ def set_values(config: dict[str, Any], assignments: tuple[str, ...]) -> None:
         if not key or key == assignment:
             raise BadInput(f"--set is {assignment!r}; it must be key=value, such as lr=1e-4.")
         *path, last = key.split(".")
+        if len(path) > DEEPEST:
+            raise BadInput(f"--set {key[:20]}... is nested more than {DEEPEST} levels deep.")
         target = config
         for part in path:
             target = target.setdefault(part, {})
@@ -138,10 +184,18 @@ def find_example(name: str) -> Path:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for index, (key, _) in enumerate(pairs):
-        if key in dict(pairs[:index]):
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
             raise ValueError(f"{key!r} appears twice")
-    return dict(pairs)
+        found[key] = value
+    return found
+
+
+def _depth(value: Any) -> int:
+    """How deeply lists and mappings are nested in a value."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
 
 
 def _from_python(path: Path) -> Experiment:

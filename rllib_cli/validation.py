@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE
-from ray.rllib.utils.serialization import deserialize_type
 from ray.tune.registry import TRAINABLE_CLASS, _global_registry, get_trainable_cls
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler, create_scheduler
 from ray.tune.search.sample import Categorical, Domain
@@ -22,14 +21,15 @@ from ray.tune.search.sample import Categorical, Domain
 from rllib_cli.experiments import BadInput, Experiment, one_line, refusing
 from rllib_cli.hooks import NAMED, Run, hooks
 from rllib_cli.translation import SPECIAL
-from rllib_mfq.algorithm.environment import make_creator
-from rllib_mfq.mean_field.legal import did_you_mean, is_number
+from rllib_mfq.algorithm.class_paths import check_class_paths
+from rllib_mfq.mean_field.legal import did_you_mean, find, is_number
 
 TUNES = ["run", "stop", "config", "num_samples", "restore", "max_failures"]
 TUNES += ["time_budget_s", "log_to_file"]  # keys of an experiment that Tune takes as they are
 KEYS = {*TUNES, "storage_path", "checkpoint_config", "scheduler", "scheduler_config"}
 RANGES = {"uniform": tune.uniform, "loguniform": tune.loguniform, "randint": tune.randint}
 LISTS = {"grid_search": tune.grid_search, "choice": tune.choice}
+FUNCTIONS = {"custom_explore_fn", "base_scheduler", "resources_allocation_function"}
 SHORT = {"asha": "async_hyperband"}
 
 
@@ -48,15 +48,12 @@ def check(name: str, experiment: Experiment) -> Checked:
     config, notices = _known(name, experiment["config"], algorithm)
     config = with_spaces(config, f"{name}: config")
     plain = plain_configs(config)
-    env = plain[0].get("env")
-    if not env and not config.get("input_"):
+    if not plain[0].get("env") and not config.get("input_"):
         raise BadInput(f"{name}: there is no env, such as battle_v4 or CartPole-v1.")
-    if isinstance(env, str):
-        with refusing(f"{name}: "):
-            make_creator(env)
     runs = []
     try:
         for each in plain:
+            check_class_paths(each)
             built = algorithm.get_default_config().update_from_dict(each)
             built.validate()
             runs.append(hooks(algorithm).run(built))
@@ -94,6 +91,12 @@ def make_scheduler(name: str, experiment: Experiment, metric: str, run: Run) -> 
     legal = inspect.signature(kind() if inspect.isfunction(kind) else kind).parameters
     _check_keys(settings, legal, f"{name}: the scheduler {known} has no setting")
     settings = with_spaces(settings, f"{name}: scheduler_config")
+    for key in FUNCTIONS & settings.keys():
+        if isinstance(settings[key], str):
+            raise BadInput(
+                f"{name}: the scheduler's {key} is {settings[key]!r}; it is a function, or an "
+                "object, which only Python can give."
+            )
     if "metric" in legal:
         settings = {"metric": metric, "mode": "max", **settings}
         run.check(settings["metric"], f"{name}: the scheduler's metric is")
@@ -175,13 +178,14 @@ def _find_algorithm(name: str, run: Any) -> type[Algorithm]:
     elif run in NAMED:
         found = NAMED[run]()[0]
     else:
-        found = deserialize_type(run)  # the text itself if it is no class path
+        with refusing(f"{name}: run is {run!r}, whose module fails: ", Exception):
+            found = find(run)
     if not isinstance(found, type) or not issubclass(found, Algorithm):
         spelled = {other.lower(): other for other in NAMED}.get(run.lower())
         near = f" (did you mean {spelled!r}?)" if spelled else did_you_mean(run, NAMED)
         raise BadInput(
             f"{name}: there is no algorithm {run!r}{near}; this RLlib has "
-            f"{', '.join(NAMED)}, and any class path."
+            f"{', '.join(NAMED)}, and the path of any Algorithm's class."
         )
     return found
 

@@ -60,7 +60,7 @@ class RLlibCrowd(Crowd):
         super().__init__(config.get("size", 3))
 
 
-def make(size=3, **more):
+def make(size=3, **more) -> Crowd:
     return Crowd(size, **more)
 '''
 

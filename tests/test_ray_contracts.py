@@ -52,6 +52,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 from ray.rllib.utils import metrics
 from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.from_config import from_config
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.serialization import deserialize_type
 from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
@@ -823,10 +824,13 @@ def test_a_search_space_tells_its_values_and_bounds():
     assert (uniform.lower, uniform.upper, whole.lower, whole.upper) == (0.1, 1.0, 1, 9)
 
 
-def test_a_text_that_is_no_class_path_stays_as_it_is():
-    # `find_algorithm` knows by this that there is no such algorithm.
-    assert deserialize_type("no_such_algorithm") == "no_such_algorithm"
-    assert deserialize_type("rllib_mfq.MFQ") is rllib_mfq.MFQ
+def test_rllib_calls_whatever_a_path_in_a_config_names():
+    # This is why `check_class_paths` looks at every path first.
+    assert from_config({"type": "builtins.dict", "a": 1}) == {"a": 1}
+    mapping = {"type": "collections.OrderedDict", "a": 1}
+    config = AlgorithmConfig().multi_agent(policy_mapping_fn=mapping)
+    assert config.policy_mapping_fn == {"a": 1}
+    assert deserialize_type("os.path.join") is os.path.join
 
 
 def test_tune_flattens_results_with_slashes():

@@ -11,6 +11,7 @@ from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
 from rllib_mfq.algorithm import old_stack, setting_types, validation
+from rllib_mfq.algorithm.class_paths import check_class_paths
 from rllib_mfq.algorithm.env_runner import MFQEnvRunner
 from rllib_mfq.algorithm.learner import MFQTorchLearner
 from rllib_mfq.algorithm.old_names import attributes, is_whole, public
@@ -76,6 +77,7 @@ class MFQConfig(MFQSettings):
 
         Raises a ValueError as `old_names.attributes`, or if a part that must be a dict is none.
         """
+        check_class_paths(config_dict)
         config = attributes(config_dict, self)
         for key in ("env_config", "multiagent"):
             if not isinstance(config.get(key, {}), Mapping):

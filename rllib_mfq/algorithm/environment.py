@@ -1,20 +1,24 @@
 """Environments by name, class or function: the one check of a config's `env`."""
 
+import contextlib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
+from pettingzoo import AECEnv, ParallelEnv
+from ray.rllib.env import BaseEnv, ExternalEnv, MultiAgentEnv, VectorEnv
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_mfq.envs.atari import atari
 from rllib_mfq.envs.gaussian_squeeze import GaussianSqueezePopulation
 from rllib_mfq.envs.ising import IsingPopulation
-from rllib_mfq.mean_field.legal import check_arguments, did_you_mean
+from rllib_mfq.mean_field.legal import check_arguments, did_you_mean, find
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.magent2 import ENVIRONMENTS as MAGENT2
 from rllib_mfq.population.magent2 import magent2
@@ -29,6 +33,12 @@ ENVIRONMENTS: dict[str, Callable[..., Population]] = {
     "atari": atari,
 }
 """What makes the package's own environments; an `env_config` holds its arguments."""
+
+ENV_CLASSES = (gym.Env, ParallelEnv, AECEnv, MultiAgentEnv, BaseEnv, ExternalEnv, VectorEnv)
+"""The classes of which an environment's class is one, unless it has a `Population`'s methods."""
+
+PETTINGZOO = ("parallel_env", "env", "raw_env")
+"""What PettingZoo's modules call the functions that make their environments."""
 
 CONTEXT = ("config", "env_config", "context", "env_context")
 """Names of a parameter that takes the whole `env_config`, see `call_maker`."""
@@ -105,9 +115,10 @@ def make_creator(env: Any) -> Creator:
         return creator
     if env in ENVIRONMENTS:
         return functools.partial(make_environment, env)
-    maker = _named(env)
+    maker = find(env)
     if maker is None:
         return functools.partial(_make_gym, _gym_spec(env))
+    _check_maker(maker, env)
     return functools.partial(call_maker, maker)
 
 
@@ -177,14 +188,24 @@ def _unknown(env: str, name: str, error: gym.error.Error) -> str:
     )
 
 
-def _named(path: str) -> Any:
-    """The class or function with a dotted path, or None; an error in its module is raised."""
-    module, _, attribute = path.rpartition(".")
-    if not module or not path.replace(".", "").isidentifier():
-        return None
-    try:
-        return getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            return None  # there is no such module
-        raise  # the module is there and imports one that is not
+def _check_maker(maker: Any, path: str) -> None:
+    """Refuses what a path names unless it is known, before it is called, to make environments."""
+    if isinstance(maker, type):
+        methods = [getattr(maker, name, None) for name in ("reset", "step", "observe")]
+        if issubclass(maker, ENV_CLASSES) or all(map(callable, methods)):
+            return
+    elif inspect.isfunction(maker):
+        with contextlib.suppress(NameError, TypeError):  # of annotations that mean nothing
+            made = get_type_hints(maker).get("return")
+            if isinstance(made, type) and (issubclass(made, ENV_CLASSES) or made is Population):
+                return
+        module, _, name = path.rpartition(".")
+        beside = {**vars(sys.modules[module]), **vars(sys.modules[maker.__module__])}
+        classes = [value for value in beside.values() if isinstance(value, type)]
+        if name in PETTINGZOO and any(issubclass(each, ENV_CLASSES) for each in classes):
+            return
+    raise ValueError(
+        f"env is {path!r}, which is no environment; a path must name a class of Gymnasium, "
+        "PettingZoo or RLlib, a Population, a function that is annotated to return one, or the "
+        "parallel_env of a PettingZoo module."
+    )

@@ -8,11 +8,11 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rllib_mfq.algorithm.class_path import subclass
 from rllib_mfq.algorithm.networks import check_model_config, own_class
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.algorithm.roster import check_exist, modules_of_groups
 from rllib_mfq.algorithm.settings import TO_PLAY
+from rllib_mfq.mean_field.legal import class_of
 
 
 def check_module_specs(config: Any) -> None:
@@ -32,9 +32,9 @@ def check_module_specs(config: Any) -> None:
     model_configs = [config._model_config]
     for spec in _specs(config).values():
         if spec.module_class is not None:
-            subclass("module_class", spec.module_class, MFQTorchRLModule)
+            class_of("module_class", spec.module_class, MFQTorchRLModule)
         if spec.catalog_class is not None:
-            subclass("catalog_class", spec.catalog_class, Catalog)
+            class_of("catalog_class", spec.catalog_class, Catalog)
         if spec.learner_only:
             raise ValueError("learner_only is True; it must be False, for every module plays.")
         if spec.model_config is not None:

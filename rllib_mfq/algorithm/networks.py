@@ -18,9 +18,8 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.models.utils import get_filter_config
 from torch import Tensor, nn
 
-from rllib_mfq.algorithm.class_path import subclass
 from rllib_mfq.algorithm.settings import TO_PLAY
-from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.mean_field.legal import class_of, did_you_mean
 from rllib_mfq.mean_field.network import MeanFieldQNetwork, OwnQNetwork
 from rllib_mfq.mean_field.observations import Observations
 from rllib_mfq.mean_field.table import QTable
@@ -78,7 +77,7 @@ def own_class(model_config: Mapping[str, Any]) -> str | None:
         if arguments and key not in given:
             raise ValueError(f"model_config has {key}_config, which has no effect without {key}.")
     for key in given:
-        subclass(key, model_config[key], nn.Module)
+        class_of(key, model_config[key], nn.Module)
     return given[0] if given else None
 
 
@@ -108,7 +107,7 @@ def make_network(
     observations = Observations(space.shape, obs_scale(space))
     obs = torch.zeros(2, *space.shape)
     if config.get("q_network") is not None:
-        own = subclass("q_network", config["q_network"], nn.Module)
+        own = class_of("q_network", config["q_network"], nn.Module)
         arguments = config.get("q_network_config") or {}
         network = OwnQNetwork(own(space, action_space, width, **arguments), observations)
         _check_output(own, network, (obs, torch.zeros(2, width)), num_actions)
@@ -124,7 +123,7 @@ def make_encoder(
 ) -> nn.Module:
     """Maps observations `[B, *obs]`, float32, to features `[B, n]`; see `make_network`."""
     if config.get("encoder") is not None:
-        own = subclass("encoder", config["encoder"], nn.Module)
+        own = class_of("encoder", config["encoder"], nn.Module)
         encoder: nn.Module = own(space, **config.get("encoder_config") or {})
         return encoder
     assert catalog is not None
