@@ -45,7 +45,7 @@ NO_PLOTS = 'needs matplotlib: pip install "rllib_mfq[render]".'
 def render(out: Path, **options: Any) -> None:
     """Films one match of CHECKPOINT, the first group, against OPPONENT (random, a checkpoint).
 
-    Loading a checkpoint unpickles it: load only checkpoints you trust.
+    A checkpoint with classes of its own is unpickled: load only checkpoints you trust.
     """
     from rllib_cli.session import be_quiet
 
@@ -76,7 +76,7 @@ def render(out: Path, **options: Any) -> None:
 def tournament(agents: Sequence[str], out: Path | None, plot: Path | None, **options: Any) -> None:
     """Plays every AGENT (random, a checkpoint) against every other one, and rates them.
 
-    Loading a checkpoint unpickles it: load only checkpoints you trust.
+    A checkpoint with classes of its own is unpickled: load only checkpoints you trust.
     """
     from rllib_cli.session import be_quiet
 

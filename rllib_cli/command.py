@@ -92,7 +92,7 @@ def train_file(path: Path, **given: Any) -> None:
 def evaluate(checkpoint: str, **given: Any) -> None:
     """Plays CHECKPOINT greedily and prints every episode.
 
-    Loading a checkpoint unpickles it: load only checkpoints you trust.
+    A checkpoint with classes of its own is unpickled: load only checkpoints you trust.
     """
     with _traceback_if(given["verbose"] > 1):
         from rllib_cli.evaluate import evaluate as play

@@ -4,6 +4,7 @@ Everything else in this package asks `hooks(algorithm)` and does not know MFQ.
 """
 
 import fnmatch
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -11,19 +12,27 @@ from typing import Any, ClassVar, NamedTuple
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_cli.experiments import BadInput
 from rllib_cli.options import Play
-from rllib_mfq.algorithm.checkpoint import check_checkpoint, saved_class_and_settings
+from rllib_mfq.algorithm.checkpoint import (
+    check_checkpoint,
+    load_modules,
+    saved_class_and_settings,
+    saved_play,
+)
 from rllib_mfq.algorithm.environment import make_creator, probe
 from rllib_mfq.algorithm.figures import episode_figures, match_figures
 from rllib_mfq.algorithm.mfq import MFQ
 from rllib_mfq.algorithm.opponents import RANDOM
-from rllib_mfq.algorithm.pretrained import PREFIX, header, load_pretrained
+from rllib_mfq.algorithm.pretrained import PREFIX, header
 from rllib_mfq.algorithm.roster import modules_of_groups
 from rllib_mfq.algorithm.settings import TO_PLAY
 from rllib_mfq.mean_field.legal import did_you_mean
 from rllib_mfq.population.fragment import Episode
+from rllib_mfq.population.population import group_of
 
 RETURN = "env_runners/episode_return_mean"
 AGENT_STEPS, MODULE_STEPS = "num_agent_steps_sampled", "num_module_steps_sampled"
@@ -199,10 +208,9 @@ class MFQHooks(Hooks):
 
     def restore(self, algorithm: Algorithm, path: str) -> None:
         """See `Hooks`; `pretrained:NAME` has one module, which plays all groups."""
-        if path.startswith(PREFIX):
-            algorithm.env_runner.module["shared"].set_state(load_pretrained(path).get_state())
-        else:
-            super().restore(algorithm, path)
+        for name, module in load_modules(path).items():
+            mine = "shared" if path.startswith(PREFIX) else name
+            algorithm.env_runner.module[mine].set_state(module.get_state(inference_only=True))
         # RLlib restores the runner that trains; the one that evaluates is synced only on demand.
         weights = algorithm.env_runner.module.get_state(inference_only=True)
         _player(algorithm).module.set_state(weights)
@@ -237,24 +245,53 @@ def hooks(algorithm: Any) -> Hooks:
 
 
 def load_config(spec: str) -> tuple[str, type[Algorithm], AlgorithmConfig]:
-    """The path, algorithm and config of a checkpoint, which is unpickled, or `pretrained:NAME`.
+    """The path, algorithm and config of a checkpoint or of `pretrained:NAME`, to play it.
+
+    A checkpoint is unpickled if what it says beside its pickles does not suffice.
 
     Raises:
         ValueError: there is none, or today's RLlib does not read it.
     """
-    if not spec.startswith(PREFIX):
-        path = check_checkpoint(spec)
-        algorithm, settings = saved_class_and_settings(path)
-        if algorithm is None:
-            raise ValueError(f"{path} holds no config of an algorithm.")
-        return path, algorithm, AlgorithmConfig.from_state(settings)
-    about = header(spec)
+    if spec.startswith(PREFIX):
+        about = header(spec)
+        return spec, MFQ, _to_play(about, {}, {"shared": about["model_config"]})
+    path = check_checkpoint(spec)
+    played = saved_play(path)
+    if played.get("suffices"):
+        networks = {name: module.model_config for name, module in load_modules(path).items()}
+        return path, MFQ, _to_play(played, played["groups"], networks)
+    algorithm, settings = saved_class_and_settings(path)
+    if algorithm is None:
+        raise ValueError(f"{path} holds no config of an algorithm.")
+    return path, algorithm, AlgorithmConfig.from_state(settings)
+
+
+def _to_play(
+    about: Mapping[str, Any], modules: Mapping[str, str], networks: Mapping[str, Any]
+) -> AlgorithmConfig:
+    """The config of an algorithm that only plays.
+
+    Args:
+        about: has `env` and `env_config`.
+        modules: the module of each group; empty if one module plays all of them.
+        networks: the `model_config` of each module.
+    """
     config = MFQ.get_default_config().environment(about["env"], env_config=about["env_config"])
-    config.multi_agent(policies=["shared"])
-    network = dict(about["model_config"])
-    to_play = {key: network.pop(key) for key in TO_PLAY if key in network}
-    to_play.pop("mean_action_dim", None)
-    return spec, MFQ, config.training(**to_play).rl_module(model_config=network)
+    config.multi_agent(policies=sorted(networks))
+    if modules:
+        config.multi_agent(policy_mapping_fn=functools.partial(_module_of, dict(modules)))
+    specs = {}
+    for name, network in networks.items():
+        known = {key: network[key] for key in TO_PLAY if network.get(key) is not None}
+        known.pop("mean_action_dim", None)
+        config.training(**known)
+        rest = {key: value for key, value in network.items() if key not in TO_PLAY}
+        specs[name] = RLModuleSpec(model_config=rest)
+    return config.rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))
+
+
+def _module_of(modules: Mapping[str, str], agent_id: Any, *args: Any, **kwargs: Any) -> str:
+    return modules[group_of(agent_id)]
 
 
 def render_step(*, env: Any, **kwargs: Any) -> None:

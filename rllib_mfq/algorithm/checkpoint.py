@@ -1,19 +1,38 @@
-"""Checkpoints: the one module that knows what their folders hold."""
+"""Checkpoints: the one module that knows what their folders hold.
 
+RLlib pickles everything. Beside that, `finish` writes what is needed to play: each module's network
+as safetensors, and the environment as JSON. Where only the networks are needed, nothing is
+unpickled, unless there are no such files: in checkpoints of version 0.1, for modules of a class of
+the user's, and where JSON has no word for the environment.
+"""
+
+import contextlib
+import json
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModule
 
+from rllib_mfq.algorithm.checksums import check_files, reading, write_checksums
+from rllib_mfq.algorithm.network_file import read_network, write_network
 from rllib_mfq.algorithm.pretrained import PREFIX, header, load_pretrained
+from rllib_mfq.algorithm.roster import modules_of_groups
 
 MODULES = Path("learner_group", "learner", "rl_module")
 """Where an algorithm's checkpoint has its modules, one folder each."""
 
 CLASS, STATE = "class_and_ctor_args", "algorithm_state"
 """Names of its files, without their endings."""
+
+NETWORK = "network.safetensors"
+"""Name of the file of one module's network, in the module's folder."""
+
+ENVIRONMENT = "environment.json"
+"""Name of the file that says what was played, and which module plays each group."""
 
 PROGRESS, REPLAY = "mfq_progress", "replay"
 """Keys of its state: counters, episodes and opponent; the memories."""
@@ -57,11 +76,83 @@ def find_modules(checkpoint: str | Path) -> dict[str, Path]:
 def load_modules(spec: str | Path) -> dict[str, RLModule]:
     """The modules of a checkpoint by their names, if it has any, or the one of `pretrained:NAME`.
 
-    Loading a checkpoint unpickles it.
+    A module that has no file of its network is unpickled. Raises a ValueError if a file is damaged.
     """
     if str(spec).startswith(PREFIX):
         return {str(spec): load_pretrained(str(spec))}
-    return {name: RLModule.from_checkpoint(folder) for name, folder in find_modules(spec).items()}
+    return {name: _load_module(folder) for name, folder in find_modules(spec).items()}
+
+
+def _load_module(folder: Path) -> RLModule:
+    file = folder / NETWORK
+    if file.is_file():
+        check_files(file)
+        return read_network(file)
+    check_files(folder)
+    with reading(folder):
+        return RLModule.from_checkpoint(folder)
+
+
+def finish(
+    folder: Path, modules: Mapping[str, Any], weights: Mapping[str, Any], config: Any
+) -> None:
+    """Writes into a checkpoint what RLlib does not, at last the checksums of all files.
+
+    Args:
+        folder: of this machine, where RLlib has written its files.
+        modules: by name; they tell spaces and `model_config`.
+        weights: of the learner, arrays by module and name.
+        config: the algorithm's.
+    """
+    for name, stale in find_modules(folder).items():  # there may have been a checkpoint before
+        if name not in modules:
+            shutil.rmtree(stale)
+    suffices = _is_mfq(config) and not _has_callbacks(config)
+    for name, module in modules.items():
+        file = folder / MODULES / name / NETWORK
+        file.unlink(missing_ok=True)
+        try:
+            write_network(file, module.unwrapped(), weights[name])
+        except (TypeError, ValueError):
+            suffices = False
+    played = {
+        "env": config.env,
+        "env_config": dict(config.env_config),
+        "groups": modules_of_groups(config),
+        "suffices": suffices,
+    }
+    (folder / ENVIRONMENT).unlink(missing_ok=True)
+    with contextlib.suppress(TypeError, ValueError):
+        text = json.dumps(played, indent=1)
+        if isinstance(config.env, str) and json.loads(text) == played:  # JSON has no tuples
+            (folder / ENVIRONMENT).write_text(text + "\n", encoding="utf-8")
+    write_checksums(folder)
+
+
+def saved_environment(checkpoint: str | Path) -> dict[str, Any]:
+    """`env` and `env_config` of a checkpoint or of `pretrained:NAME`; empty if it has none.
+
+    What `finish` writes is read; a checkpoint without that is unpickled. Raises a ValueError if a
+    file is damaged.
+    """
+    played = saved_play(checkpoint) or saved_settings(checkpoint)
+    return {key: played[key] for key in ("env", "env_config") if key in played}
+
+
+def saved_play(checkpoint: str | Path) -> dict[str, Any]:
+    """What `finish` wrote of what was played; empty if there is nothing.
+
+    Returns:
+        `env`, `env_config`, `groups` (the module of each) and `suffices`: whether an `MFQ` without
+        callbacks, made of this and of `load_modules`, plays as the one that was saved.
+    """
+    file = Path(checkpoint).expanduser() / ENVIRONMENT
+    if not file.is_file():
+        return {}
+    check_files(file)
+    with reading(file):
+        played: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return played
 
 
 def saved_class_and_settings(checkpoint: str | Path) -> tuple[type | None, dict[str, Any]]:
@@ -75,8 +166,10 @@ def saved_class_and_settings(checkpoint: str | Path) -> tuple[type | None, dict[
     path = Path(checkpoint).expanduser() / f"{CLASS}.pkl"
     if not path.is_file():
         return None, {}
-    saved = pickle.loads(path.read_bytes())
-    return saved["class"], saved["ctor_args_and_kwargs"][0][0]
+    check_files(path)
+    with reading(path):
+        saved = pickle.loads(path.read_bytes())
+        return saved["class"], saved["ctor_args_and_kwargs"][0][0]
 
 
 def saved_settings(checkpoint: str | Path) -> dict[str, Any]:
@@ -85,7 +178,7 @@ def saved_settings(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def check_restorable(path: Path, mine: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises a ValueError unless a checkpoint has an algorithm's modules and memories.
+    """Raises a ValueError unless a checkpoint is whole, with an algorithm's modules and memories.
 
     Args:
         path: a folder of this machine.
@@ -94,6 +187,7 @@ def check_restorable(path: Path, mine: Mapping[str, Any], settings: Mapping[str,
     """
     if not (path / MODULES).is_dir():
         raise ValueError(f"'{path}' is not the folder of an algorithm's checkpoint.")
+    check_files(path)
     modules = load_modules(path)
     if set(modules) != set(mine):
         text = f"has the modules {sorted(modules)}; this algorithm has {sorted(mine)}"
@@ -108,3 +202,15 @@ def check_restorable(path: Path, mine: Mapping[str, Any], settings: Mapping[str,
             mine[module_id].unwrapped().check_state(module.get_state())
         except ValueError as error:
             raise ValueError(f"checkpoint '{path}', {module_id!r}: {error}") from None
+
+
+def _is_mfq(config: Any) -> bool:
+    """Whether the algorithm is `MFQ` itself, which imports this module, and no subclass."""
+    kind = config.algo_class
+    return (kind.__module__, kind.__qualname__) == ("rllib_mfq.algorithm.mfq", "MFQ")
+
+
+def _has_callbacks(config: Any) -> bool:
+    default = vars(AlgorithmConfig())
+    names = [name for name in default if name.startswith("callbacks_")]
+    return any(getattr(config, name) not in (None, default[name]) for name in names)

@@ -15,7 +15,8 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 
-from rllib_mfq.algorithm.checkpoint import PROGRESS, REPLAY, check_restorable
+from rllib_mfq.algorithm.checkpoint import PROGRESS, REPLAY, check_restorable, finish
+from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.environment import env_creator, probe
 from rllib_mfq.algorithm.figures import Figures, episode_figures, keep_known, log_recent
@@ -284,6 +285,26 @@ class MFQ(Algorithm):
             self._episodes += progress["episodes"]
             self._self_play.set_state(progress.get(SELF_PLAY, {}))
             self.env_runner_group.local_env_runner.set_state(self._self_play.for_runners())
+
+    @override(Algorithm)
+    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """As RLlib's; in a folder of this machine with what `checkpoint.finish` adds."""
+        folder = str(super().save_to_path(path, **kwargs))
+        if "://" not in str(path) and not kwargs.get("filesystem"):
+            self._finish(folder)
+        return folder
+
+    def _finish(self, folder: str) -> None:
+        modules = dict(self.env_runner.module.items())
+        finish(Path(folder), modules, self._learner_weights(), self.config)
+
+    @classmethod
+    @override(Algorithm)
+    def from_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> "MFQ":
+        """As RLlib's; raises a ValueError if a file of the checkpoint is damaged."""
+        if "://" not in str(path):
+            check_files(Path(path).expanduser().resolve())
+        return super().from_checkpoint(path, *args, **kwargs)
 
     @override(Algorithm)
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ray.rllib.env.env_context import EnvContext
 
-from rllib_mfq.algorithm.checkpoint import saved_settings
+from rllib_mfq.algorithm.checkpoint import saved_environment
 from rllib_mfq.algorithm.environment import make_creator
 from rllib_mfq.algorithm.match import play_episodes
 from rllib_mfq.algorithm.opponents import RANDOM, load_opponent
@@ -41,7 +41,7 @@ def film_match(
         ValueError: there is no such checkpoint, it cannot play this environment, the
             environment has no pictures, or an opponent is given and there is only one group.
     """
-    settings = saved_settings(checkpoint)
+    settings = saved_environment(checkpoint)
     if not settings:
         raise ValueError(f"{checkpoint!r} is not the folder of an algorithm's checkpoint.")
     arguments = {**settings["env_config"], **(env_config or {}), "render_mode": "rgb_array"}

@@ -16,7 +16,7 @@ import torch
 from ray import cloudpickle
 from ray.rllib.env.env_context import EnvContext
 
-from rllib_mfq.algorithm.checkpoint import saved_settings
+from rllib_mfq.algorithm.checkpoint import saved_environment
 from rllib_mfq.algorithm.environment import make_creator
 from rllib_mfq.algorithm.match import play_episodes, play_step
 from rllib_mfq.algorithm.opponents import RANDOM, load_opponent
@@ -103,7 +103,7 @@ def play_tournament(
     names, specs = list(agents), list(agents.values())
     pairs = _checked_pairs(names, pairs)
     ours = {"env": ENV, "env_config": ENV_CONFIG}
-    trained: Mapping[str, Any] = next(filter(None, map(saved_settings, specs)), ours)
+    trained: Mapping[str, Any] = next(filter(None, map(saved_environment, specs)), ours)
     default = trained["env_config"] if env in (None, trained["env"]) else {}
     env, arguments = env or trained["env"], {**default, **(env_config or {})}
     described = env if isinstance(env, str) else f"{env.__module__}.{env.__qualname__}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rllib_mfq.algorithm.checkpoint import find_modules, saved_settings
+from rllib_mfq.algorithm.checkpoint import find_modules, saved_environment
 from rllib_mfq.algorithm.opponents import RANDOM
 from rllib_mfq.algorithm.pretrained import save_pretrained
 from rllib_mfq.arena.output import replacing, write_json
@@ -130,4 +130,4 @@ def _save(run: Run, file: Path, name: str) -> None:
     origin = {key: provenance()[key] for key in ("date", "commit")}
     origin |= {"example": EXAMPLE, "run": name, "agent_steps": run.result[AGENT_STEPS]}
     with replacing(file) as part:
-        save_pretrained(module, part, saved_settings(run.checkpoint), origin)
+        save_pretrained(module, part, saved_environment(run.checkpoint), origin)

@@ -19,6 +19,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.utils import merge_dicts
 
 from rllib_mfq.algorithm.checkpoint import MODULES, REPLAY
+from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.env_runner import PopulationRunner
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
@@ -197,6 +198,12 @@ class OldStackAlgorithm(Algorithm):
         super().save_checkpoint(checkpoint_dir)
         # Where the new stack has its modules: opponents are made of them.
         self.env_runner.module.save_to_path(Path(checkpoint_dir, MODULES))
+        self._finish(checkpoint_dir)
+
+    @override(Algorithm)
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        check_files(Path(checkpoint_dir).resolve())
+        super().load_checkpoint(checkpoint_dir)
 
     @override(Algorithm)
     def __getstate__(self) -> dict[str, Any]:
