@@ -42,7 +42,10 @@ TYPED: dict[str, tuple[type, ...]] = {
 }
 """Keys whose value may hold classes under the key `type`, at any depth."""
 
-ARGUMENTS = {"custom_model_config", "env_config", "evaluation_opponents", "learner_config_dict"}
+ARGUMENTS = {
+    *("custom_model_config", "encoder_config", "env_config", "evaluation_opponents"),
+    *("learner_config_dict", "q_network_config"),
+}
 """Keys whose values RLlib hands on as they are."""
 
 
