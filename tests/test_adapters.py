@@ -554,18 +554,43 @@ def test_one_that_comes_only_to_end_at_once_does_not_enter():
     assert step.rows.ids.tolist() == [0]
 
 
-def test_an_agent_may_come_back_under_its_own_number():
-    agents = ["a_0", "a_1"]
-    moments = [moment(agents), moment(["a_0"], {"a_0": 0, "a_1": 0}, ends=["a_1"])]
-    moments += [moment(["a_0", "a_1"], {"a_0": 0})]
-    first, *later = play(Script(agents, moments), [{"a": np.zeros(2, int)}, ONE])
-    assert first["a"].ids.tolist() == [0, 1]
-    assert [s["a"].rows.ids.tolist() for s in later] == [[0], [0, 1]]
-
-
-def test_a_multi_agent_env_may_leave_out_rewards_of_zero():
-    env = RLlibScript(["a"], [moment(["a"]), moment(["a"], {})])
+@pytest.mark.parametrize("rewards", [{}, {"a": None}], ids=str)
+def test_a_multi_agent_env_may_leave_out_rewards_of_zero(rewards):
+    env = RLlibScript(["a"], [moment(["a"]), moment(["a"], rewards)])
     assert play(env, [ONE])[1]["a"].rewards.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("kind", [Script, RLlibScript])
+def test_infos_may_be_none(kind):
+    moments = [(*moment(["a"])[:4], infos) for infos in (None, {"a": None}, {}, None)]
+    rows, *steps = play(kind(["a"], moments), [ONE] * 3)
+    assert rows["a"].action_mask is None and len(steps) == 3
+
+
+@pytest.mark.parametrize("kind", [Script, RLlibScript])
+@pytest.mark.parametrize("where", ["infos", "observation", "infos of a Dict observation"])
+def test_masks_may_begin_at_any_step_and_for_any_agent(kind, where):
+    agents = ["a_0", "a_1"]
+    space = PLAIN if where == "infos" else SPACE
+
+    def masked_moment(**masks):
+        state = np.zeros(2, np.float32)
+        obs = {agent: state if where == "infos" else {"state": state} for agent in agents}
+        holder = {agent: {"action_mask": mask} for agent, mask in masks.items()}
+        if where == "observation":
+            obs = {agent: part | holder.get(agent, {}) for agent, part in obs.items()}
+            holder = {}
+        return (*moment(obs, dict.fromkeys(agents, 0.0))[:4], holder)
+
+    masks = {}, {"a_1": np.array([1, 0], np.int8)}, {"a_0": [False, True]}, {"a_0": None}
+    env = kind(agents, [masked_moment(**each) for each in masks], space)
+    rows, *steps = play(env, [{"a": np.zeros(2, int)}] * 3)
+    assert rows["a"].action_mask is None or rows["a"].action_mask.all()
+    assert [step["a"].rows.action_mask.tolist() for step in steps] == [
+        [[True, True], [True, False]],
+        [[False, True], [True, True]],
+        [[True, True], [True, True]],
+    ]
 
 
 def test_agents_that_possible_agents_do_not_name_may_enter_a_known_group():
@@ -649,7 +674,6 @@ def masked(mask):
     [
         ([moment(["a"]), moment(["a"], {})], PLAIN, ["acted but has no reward"]),
         ([moment(["a"]), moment([], cuts=["a"])], PLAIN, ["truncated without a last observation"]),
-        ([moment(["a"]), moment([])], PLAIN, ["neither ended nor observes"]),
         ([moment(masked([0, 0]))], SPACE, ["has no legal action"]),
         ([moment(["a"], infos={"a": {"action_mask": [0, 0]}})], PLAIN, ["has no legal action"]),
         (
@@ -664,6 +688,120 @@ def masked(mask):
 def test_a_broken_promise_names_group_and_agent(moments, space, words):
     message = wrong(Script(["a"], moments, space), [ONE] * (len(moments) - 1))
     assert all(word in message for word in ["group 'a'", "'a'", *words])
+
+
+@pytest.mark.parametrize("kind", [Script, RLlibScript])
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        (1, "1.5", "the reward of 'a' is '1.5'; it must be a number"),
+        (1, 1 + 2j, "the reward of 'a' is (1+2j)"),
+        (1, np.array([1.0]), "the reward of 'a' is array([1.])"),
+        (1, [1.0, [2.0]], "the reward of 'a' is [1.0, [2.0]]"),
+        (2, "False", "the terminated flag of 'a' is 'False'; it must be True or False"),
+        (2, None, "the terminated flag of 'a' is None"),
+        (3, 0.5, "the truncated flag of 'a' is 0.5"),
+        (3, [False], "the truncated flag of 'a' is [False]"),
+        (4, ["mask"], "the info of 'a' is ['mask']; it must be a dict"),
+        (4, {"action_mask": ["1", "1"]}, "the action_mask of 'a' is dtype('<U1')"),
+        (4, {"action_mask": [0.0, -1e9]}, "the action_mask of 'a' is [0.0, -1000000000.0]"),
+        (4, {"position": [1, "2"]}, "the position of 'a' is dtype("),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused_and_not_trained_on(kind, part, value, words):
+    said = [*moment(["a"])]
+    said[part] = said[part] | {"a": value}
+    first = moment(["a"], infos={"a": {"position": [1, 2]}} if "position" in words else None)
+    message = wrong(kind(["a"], [first, said]), [ONE])
+    assert message.startswith("group 'a': ") and words in message
+
+
+def test_true_and_numbers_of_numpy_are_what_they_are():
+    said = moment(["a"], {"a": np.float32(2.5)})
+    said[2]["a"], said[3]["a"] = np.bool_(True), 0
+    step = play(Script(["a"], [moment(["a"]), said]), [ONE])[1]["a"]
+    assert step.rewards.tolist() == [2.5] and step.terminated.all() and not step.truncated.any()
+
+
+@pytest.mark.parametrize("kind", [Script, RLlibScript])
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (None, "is of type NoneType; it must be 5 dicts, of observations, rewards, terminations"),
+        (({}, 0.0, False, {}), "is of type (dict, float, bool, dict)"),
+        (({}, 1.0, False, False, {}), "is of type (dict, float, bool, bool, dict)"),
+        (({}, {}, {}, {}), "is of type (dict, dict, dict, dict)"),
+        ("done", "is of type str"),
+    ],
+    ids=str,
+)
+def test_a_step_that_returns_something_else_is_refused(kind, result, words):
+    message = wrong(kind(["a"], [moment(["a"]), result]), [ONE])
+    assert message.startswith("what step returned ") and words in message
+
+
+@pytest.mark.parametrize("kind", [Script, RLlibScript])
+@pytest.mark.parametrize("result", [None, {"a": np.zeros(2)}, [1, 2, 3]], ids=str)
+def test_a_reset_that_returns_something_else_is_refused(kind, result):
+    env = kind(["a"])
+    env.reset = lambda seed=None, options=None: result
+    assert wrong(env).startswith("what reset returned is of type ")
+    env.possible_agents = []
+    if kind is RLlibScript:  # it is reset to find the agents
+        del env.observation_spaces
+        assert wrong(env).startswith("what reset returned is of type ")
+
+
+def test_a_gymnasium_environment_that_returns_something_else_is_refused():
+    class Forgets(gym.Env):
+        observation_space, action_space = PLAIN, Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            pass
+
+    message = wrong(Forgets(), [{GYM_GROUP: np.zeros(1, int)}])
+    assert message.startswith("what step returned is of type NoneType")
+
+
+@pytest.mark.parametrize(
+    ("space", "raw", "words"),
+    [
+        (PLAIN, np.array(["1", "2"]), "is dtype('<U1'); it must be of real numbers"),
+        (PLAIN, np.array([1j, 2]), "is dtype('complex128')"),
+        (PLAIN, np.array([None, 1.0]), "is dtype('O')"),
+        (PLAIN, [[1], [2, 3]], "is [[1], [2, 3]]; it must be an array of shape (2,)"),
+        (PLAIN, None, "has the shape ()"),
+        (Box(0, 255, (2,), np.uint8), np.array([0.5, 1.0]), "is dtype('float64'); its space is of"),
+        (Box(0, 255, (2,), np.uint8), [300, 1], "is dtype('int64'); its space is of uint8"),
+        (Discrete(3), 3, "is 3; its space is Discrete(3)"),
+        (Discrete(3), -1, "is -1"),
+        (Discrete(3), "1", "is '1'"),
+        (MultiBinary(2), [1, 2], "is [1, 2]"),
+        (Tuple((Discrete(2), Box(0, 9, (1,)))), (1, ["4"]), "is (1, ['4'])"),
+        (Dict({"x": PLAIN, "y": Discrete(2)}), {"y": 1}, "is {'y': 1}"),
+        (Dict({"x": PLAIN, "action_mask": MultiBinary(2)}), {"y": 1}, "it must have the key 'x'"),
+    ],
+    ids=str,
+)
+def test_an_observation_of_another_type_is_refused_and_not_trained_on(space, raw, words):
+    population = as_population(Script(["a"], [moment({"a": raw})], space))
+    with pytest.raises(PopulationError) as error:
+        population.reset()
+        observations(population, "a", 1)
+    message = one_sentence(error)
+    assert message.startswith("group 'a': the observation of 'a' ") and words in message
+
+
+@pytest.mark.parametrize("raw", [[1, 2], np.array([1.0, 2.0]), np.array([True, False])], ids=str)
+def test_whole_numbers_of_another_type_are_whole_numbers(raw):
+    env = Script(["a"], [moment({"a": raw})], Box(0, 255, (2,), np.uint8))
+    population = as_population(env)
+    population.reset()
+    assert observations(population, "a", 1).tolist() == [[int(x) for x in raw]]
 
 
 @pytest.mark.parametrize("raw", [np.zeros(3), np.zeros(1), 0.0, np.zeros((1, 2))], ids=np.shape)

@@ -10,6 +10,7 @@ import numpy as np
 from rllib_mfq.population.fragment import Episode
 from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array, Group, PopulationError, Rows
+from rllib_mfq.population.waiting import Waiting
 
 CARRIED = {"mean_actions": "next_mean_actions"}
 """What every agent carries from one step to the next: the column that it reads there, and the
@@ -54,7 +55,7 @@ class Block:
             "loss_mask": ((), bool),
             "eps_id": ((), np.int64),
             "t": ((), np.int32),
-            "group": ((), np.int8),
+            "group": ((), np.int32),
             "agent_index": ((), np.int32),
         }
         self.carried = {**CARRIED, **player.carried}
@@ -62,6 +63,7 @@ class Block:
         self.data = {name: np.empty((0, *shape), kind) for name, (shape, kind) in layout.items()}
         self.slices: dict[str, slice] = {}  # per group, the rows that act now
         self.population: dict[str, Array] = {}  # per group, `[n]`: which population they are of
+        self.waiting = Waiting()
 
     def take(self, rows: int) -> slice:
         """The next free rows."""
@@ -74,13 +76,17 @@ class Block:
         return slice(first, self.end)
 
     def rewind(self) -> None:
-        """Moves the rows that act now to the front and forgets all others."""
-        start, rows = self.start, self.stop - self.start
+        """Moves the rows that act now to the front, then those that wait; forgets all others."""
+        start, rows, waiting = self.start, self.stop - self.start, self.waiting.rows()
+        end = rows + len(waiting)
         for column in self.data.values():
+            kept = column[waiting]
             column[:rows] = column[start : self.stop]
+            column[rows:end] = kept
         for name, old in self.slices.items():
             self.slices[name] = slice(old.start - start, old.stop - start)
-        self.start, self.stop, self.end = 0, rows, rows
+        self.waiting.move(rows)
+        self.start, self.stop, self.end = 0, rows, end
 
     def act(self) -> None:
         """Chooses the actions of the rows that act now."""
@@ -149,13 +155,10 @@ class Block:
             wrong = f"the observation of row {bad[0]} is not finite (NaN or infinity)"
             raise PopulationError(f"episode {episode}, group {group!r}, step {t}: {wrong}.")
 
-    def drop(self, episode: Episode) -> dict[str, int]:
-        """Takes an episode's rows out of learning; returns how many rows each group had."""
+    def drop(self, episode: Episode) -> None:
+        """Takes an episode's rows out of learning."""
         data = self.columns()
-        dropped = data["loss_mask"] & (data["eps_id"] == episode.id_)
-        data["loss_mask"][dropped] = False
-        numbers = data["group"][dropped]
-        return {g: int(np.count_nonzero(numbers == self._number[g])) for g in self.names}
+        data["loss_mask"][data["eps_id"] == episode.id_] = False
 
     def columns(self) -> dict[str, Array]:
         """All rows that were written, as views."""

@@ -48,6 +48,28 @@ class Group(NamedTuple):
     action_space: gym.spaces.Discrete[Any]
 
 
+BOOLS, MASK, WHOLE, REAL = "b", "biu", "iu", "biuf"
+"""The kinds of values that a column may hold, by the letters that NumPy has for them."""
+
+_WORDS = {BOOLS: "bool", MASK: "bool", WHOLE: "integers", REAL: "real numbers"}
+
+
+def check_column(name: str, column: Any, shape: tuple[int | None, ...], kinds: str) -> None:
+    """Raises PopulationError unless a column is as expected.
+
+    `kinds` is one of the above; None in `shape` stands for any length.
+    """
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in kinds:
+        found = getattr(column, "dtype", type(column).__name__)
+        expected = f"expected an array of {_WORDS[kinds]}"
+        raise PopulationError(f"{name} is of type {found}, {expected}.")
+    if column.shape != shape:
+        pairs = zip(column.shape, shape, strict=False)
+        if column.ndim != len(shape) or any(want not in (None, got) for got, want in pairs):
+            expected = str(shape).replace("None", "any")
+            raise PopulationError(f"{name} has shape {column.shape}, expected {expected}.")
+
+
 @dataclass(slots=True)
 class Rows:
     """The agents of one group that observe now, one row each.
@@ -76,20 +98,39 @@ class Rows:
 
     def check(self, num_actions: int) -> None:
         """Raises PopulationError unless the columns fit together."""
-        n, positions, mask = len(self.ids), self.positions, self.action_mask
-        check_shape("ids", self.ids, (n,))
+        positions, mask = self.positions, self.action_mask
+        check_column("ids", self.ids, getattr(self.ids, "shape", ())[:1] or (None,), WHOLE)
+        n = len(self.ids)
         if positions is not None:
-            check_shape("positions", positions, (n, *(np.shape(positions)[1:2] or ("d",))))
+            wide = getattr(positions, "shape", ())[1:2] or (None,)
+            check_column("positions", positions, (n, *wide), REAL)
         if mask is not None:
-            check_shape("action_mask", mask, (n, num_actions))
+            check_column("action_mask", mask, (n, num_actions), MASK)
             if not (legal := mask.any(axis=1)).all():
                 raise PopulationError(f"row {legal.argmin()} has no legal action.")
         if self.edges is not None:
+            check_column("edges", self.edges, (None, 2), WHOLE)
             low, high = np.min(self.edges, initial=0), np.max(self.edges, initial=-1)
-            if np.shape(self.edges)[1:] != (2,) or low < 0 or high >= n:
-                found = f"shape {np.shape(self.edges)} and values from {low} to {high}"
-                legal_edges = f"(p, 2) and row numbers below {n}"
-                raise PopulationError(f"edges has {found}, expected {legal_edges}.")
+            if low < 0 or high >= n:
+                found = f"row numbers from {low} to {high}"
+                raise PopulationError(f"edges has {found}, expected 0 to {n - 1}.")
+
+
+@dataclass(slots=True)
+class Late:
+    """What came of the actions of agents that were `waiting` since an earlier step.
+
+    Attributes:
+        ids: `[m]` integers, those agents.
+        rewards: `[m]` float, everything that an agent got since it acted.
+        terminated: `[m]` bool: it observes no more. The others are among the step's rows.
+        truncated: `[m]` bool: it observes once more, to bootstrap.
+    """
+
+    ids: Array
+    rewards: Array
+    terminated: Array
+    truncated: Array
 
 
 @dataclass(slots=True)
@@ -100,38 +141,56 @@ class Step:
         rewards: `[n]` float, in the order in which the agents acted.
         terminated: `[n]` bool: the agent's life ended; it observes no more.
         truncated: `[n]` bool: it was cut off alive; it observes once more, to bootstrap.
-        rows: the agents that observe after the step: those that acted and were not
-            terminated, in their order, then any that have just entered.
+        rows: the agents that observe after the step: those that acted, were not terminated and do
+            not wait, in their order, then any that have just entered or come back.
+        waiting: `[n]` bool: it lives on but does not observe now; a later step's `late` says what
+            came of its action, and its reward here does not count. None if nobody waits.
+        late: of those that waited until now; None if nobody did.
     """
 
     rewards: Array
     terminated: Array
     truncated: Array
     rows: Rows
+    waiting: Array | None = None
+    late: Late | None = None
+
+    def total(self) -> float:
+        """All rewards that count."""
+        counted = self.rewards if self.waiting is None else self.rewards[~self.waiting]
+        late = 0.0 if self.late is None else float(np.add.reduce(self.late.rewards))
+        return float(np.add.reduce(counted)) + late
 
     def check(self, n: int, num_actions: int) -> None:
         """Raises PopulationError unless it is a step of `n` agents."""
-        for name in ("rewards", "terminated", "truncated"):
-            check_shape(name, getattr(self, name), (n,), ", one per agent that acted")
-        # The sum is a cheap first test: it is NaN or infinite if a reward is.
-        if self.rewards.dtype != np.float32 or not math.isfinite(np.add.reduce(self.rewards)):
-            with np.errstate(over="ignore"):
-                bad = np.flatnonzero(~np.isfinite(np.asarray(self.rewards, np.float32)))
-            if len(bad):
-                wrong = f"the reward of row {bad[0]} is {self.rewards[bad[0]]}"
-                raise PopulationError(f"{wrong}; it must be a finite float32.")
+        kinds = {"rewards": REAL, "terminated": BOOLS, "truncated": BOOLS}
+        for name, kind in kinds.items():
+            check_column(name, getattr(self, name), (n,), kind)
+        _check_rewards(self.rewards)
         self.rows.check(num_actions)
         left = n - int(np.count_nonzero(self.terminated))
+        if self.waiting is not None:
+            check_column("waiting", self.waiting, (n,), BOOLS)
+            left -= int(np.count_nonzero(self.waiting & ~self.terminated))
+        if self.late is not None:
+            m = len(self.late.ids)
+            for name, kind in {"ids": WHOLE, **kinds}.items():
+                check_column(f"late {name}", getattr(self.late, name), (m,), kind)
+            _check_rewards(self.late.rewards)
+            left += m - int(np.count_nonzero(self.late.terminated))
         if len(self.rows.ids) < left:
-            raise PopulationError(
-                f"{left} agents were not terminated but only {len(self.rows.ids)} observe."
-            )
+            raise PopulationError(f"{left} agents are to observe but only {len(self.rows.ids)} do.")
 
 
-def check_shape(name: str, column: Any, shape: tuple[Any, ...], why: str = "") -> None:
-    """Raises PopulationError unless a column has the shape."""
-    if np.shape(column) != shape:
-        raise PopulationError(f"{name} has shape {np.shape(column)}, expected {shape}{why}.")
+def _check_rewards(rewards: Array) -> None:
+    # The sum is a cheap first test: it is NaN or infinite if a reward is.
+    if rewards.dtype == np.float32 and math.isfinite(np.add.reduce(rewards)):
+        return
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(rewards.astype(np.float32)))
+    if len(bad):
+        wrong = f"the reward of row {bad[0]} is {rewards[bad[0]]}"
+        raise PopulationError(f"{wrong}; it must be a finite float32.")
 
 
 @runtime_checkable
@@ -139,7 +198,11 @@ class Population(Protocol):
     """One environment, group by group.
 
     An episode ends with the step after which nobody is left to act: every row was terminated
-    or truncated, and nobody entered.
+    or truncated, and nobody entered. If there is a method `is_over()`, it is asked then, and
+    where it says False the episode goes on without anybody.
+
+    `agent_ids`, where it exists, is `{group: ids}`, all ids by which users know the agents, for
+    `policy_mapping_fn`; else agent 12 of the group `red` is known as `red_12`.
 
     The sampler and the tools also call, where they exist: `result()`, at the end of an episode:
     figures per group such as `{"kills": {"red": 3, "blue": 5}}`, where `score` (or else `kills`,

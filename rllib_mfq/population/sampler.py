@@ -4,8 +4,6 @@ All living agents that one player plays, in all populations, are rows of one blo
 forward pass, one draw. Columns are written in place into memory that is kept between calls.
 """
 
-import contextlib
-import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +14,9 @@ import numpy as np
 from rllib_mfq.mean_field.neighborhood import GroupActions
 from rllib_mfq.population.block import Arrival, Block
 from rllib_mfq.population.fragment import Episode, Fragment, Link
+from rllib_mfq.population.guard import Guard, place
 from rllib_mfq.population.player import Player
-from rllib_mfq.population.population import Array, Population, PopulationError, Rows, close
-
-logger = logging.getLogger(__name__)
+from rllib_mfq.population.population import Array, Population, PopulationError, Rows
 
 
 class Sampler:
@@ -46,12 +43,9 @@ class Sampler:
         restart_failed: bool = False,
         on_event: Callable[[str, Episode], None] = lambda event, episode: None,
     ) -> None:
-        self._make, self._on_event = make_population, on_event
-        self._restart_failed = restart_failed
-        self._seeds = np.random.SeedSequence(seed)
-        self.populations = [make_population(index) for index in range(num_envs)]
-        self._unseeded = set(range(num_envs))
-        self.groups = dict(self.populations[0].groups)
+        self._on_event = on_event
+        self._guard = Guard(make_population, num_envs, seed, restart_failed)
+        self.populations, self.groups = self._guard.populations, self._guard.groups
         self.assign(players)
         self._rows: dict[tuple[int, str], Rows] = {}
         self._name = ""  # of the latest fragment
@@ -90,9 +84,14 @@ class Sampler:
             PopulationError: NaN, infinite or misshapen values, or rows that do not add up; the
                 message names the population, the group and the step.
         """
-        fragment = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
+        fragment = Fragment({}, 0, {}, [])
         follows, self._name = self._name, uuid.uuid4().hex
-        self._failed: set[int] = set()
+        self._guard.begin_fragment()
+        # Per group `[E]`: rows to learn from of all episodes, and of those that are being played.
+        self._rows_played, self._rows_of_episode = (
+            {group: np.zeros(len(self.populations), np.int64) for group in self.groups}
+            for _ in range(2)
+        )
         each, rest = divmod(num_episodes, len(self.populations))
         self._to_begin = [  # episodes still due, per population
             each + (index < rest) if num_episodes else math.inf
@@ -103,6 +102,7 @@ class Sampler:
                 self._episodes, follows = {}, ""
                 for block in self._blocks:
                     block.start = block.stop = block.end = 0
+                    block.waiting.forget()
                 everyone = range(len(self.populations))
                 self._arrive([arrival for i in everyone for arrival in self._begin(i, fragment)])
             else:
@@ -114,6 +114,7 @@ class Sampler:
         except BaseException:  # the step is half done: all episodes start anew
             self._episodes = {}
             raise
+        fragment.agent_steps = {g: int(rows.sum()) for g, rows in self._rows_played.items()}
         if keep:
             fragment.columns = {block.player.name: block.columns() for block in self._blocks}
             fragment.links = {
@@ -124,8 +125,7 @@ class Sampler:
 
     def close(self) -> None:
         """Closes the populations that can be closed."""
-        for population in self.populations:
-            close(population)
+        self._guard.close()
 
     def _step(self, fragment: Fragment, keep: bool) -> None:
         """Plays one step of every population that has an episode."""
@@ -137,8 +137,8 @@ class Sampler:
         for group, block in self._block_of.items():
             rows = block.slices[group]
             block.data["loss_mask"][rows] = True
-            fragment.agent_steps[group] += rows.stop - rows.start
             ends = np.searchsorted(block.population[group], np.arange(len(self.populations) + 1))
+            self._count(group, slice(None), np.diff(ends))
             bounds[group] = ends + rows.start
         arrivals: list[Arrival] = []
         for index in sorted(self._episodes):
@@ -167,101 +167,105 @@ class Sampler:
         needs = block.player.neighborhood.needs
         given: dict[str, Array] = {}
         if needs:
-            here = [self._rows[index, group] for index in sorted(self._episodes)]
-            parts = [getattr(rows, needs) for rows in here]
-            if all(part is not None for part in parts):
-                if needs == "edges":  # they number the rows of one population
-                    starts = np.cumsum([0, *(len(rows.ids) for rows in here)])
-                    parts = [part + start for part, start in zip(parts, starts, strict=False)]
-                given[needs] = np.concatenate(parts)
+            given[needs] = self._needed(group, needs)
         actions = block.data["actions"][block.slices[group]]
         num_actions = int(self.groups[group].action_space.n)
         return GroupActions(actions, num_actions, block.population[group], **given)
 
+    def _needed(self, group: str, needs: str) -> Array:
+        """The positions of the agents of a group, or the edges between their rows."""
+        playing = sorted(self._episodes)
+        here = {i: self._rows[i, group] for i in playing if len(self._rows[i, group].ids)}
+        parts = {index: getattr(rows, needs) for index, rows in here.items()}
+        for index, part in parts.items():
+            finite = part is not None and np.isfinite(part).all(axis=1)
+            if not np.all(finite):
+                found = "None" if part is None else f"{part[np.argmin(finite)]} for a row"
+                where = place(index, self._episodes[index].length, group)
+                kind = self.players[group].neighborhood.kind
+                raise PopulationError(
+                    f"{where}: {needs} is {found}; the neighborhood {kind!r} needs finite numbers."
+                )
+        if needs == "edges":  # they number the rows of one population
+            starts = np.cumsum([0, *(len(rows.ids) for rows in here.values())])
+            parts = dict(enumerate(p + s for p, s in zip(parts.values(), starts, strict=False)))
+        return np.concatenate(list(parts.values())) if parts else np.zeros((0, 2), np.int64)
+
+    def _count(self, group: str, index: int | slice, rows: Any) -> None:
+        """Counts rows to learn from, `[E]` or of one population."""
+        self._rows_played[group][index] += rows
+        self._rows_of_episode[group][index] += rows
+
     def _begin(self, index: int, fragment: Fragment) -> list[Arrival]:
         """Starts the next episode of a population, if one is due."""
         self._episodes.pop(index, None)
+        for block in self._blocks:
+            block.waiting.forget(index)
+        for counts in self._rows_of_episode.values():
+            counts[index] = 0
         if self._to_begin[index] == 0:
             return []
-        seed = None
-        if index in self._unseeded:  # later episodes let the random numbers run on
-            seed = int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)
-            self._unseeded.remove(index)
         episode = Episode(self._episodes_begun, index, dict.fromkeys(self.groups, 0.0))
         self._on_event("created", episode)
-        start = self._try(index, fragment, "reset", seed=seed)
+        start = self._guard.reset(index)
         if start is None:
+            fragment.failures += 1
             return self._begin(index, fragment)
         self._to_begin[index] -= 1
         self._episodes_begun += 1
         self._episodes[index] = episode
         self._on_event("start", episode)
-        arrivals = []
-        for group, space in self.groups.items():
-            rows = start[group]
-            try:
-                rows.check(int(space.action_space.n))
-            except PopulationError as error:
-                raise PopulationError(f"{_place(episode, group)}: {error}") from None
-            arrivals.append(Arrival(episode, group, np.full(len(rows.ids), -1), rows))
-        return arrivals
+        return [
+            Arrival(episode, group, np.full(len(start[group].ids), -1), start[group])
+            for group in self.groups
+        ]
 
     def _advance(self, index: int, fragment: Fragment, where: dict[str, slice]) -> list[Arrival]:
         """Plays one step of one population, whose rows in the current blocks are at `where`."""
         episode = self._episodes[index]
         actions = {group: self._block_of[group].data["actions"][r] for group, r in where.items()}
-        steps = self._try(index, fragment, "step", actions)
+        steps = self._guard.step(episode, actions)
         if steps is None:
+            self._drop(episode, fragment)
             return self._begin(index, fragment)
         episode.length += 1
         fragment.env_steps += 1
         arrivals = []
         for group, rows in where.items():
             step, block = steps[group], self._block_of[group]
-            try:
-                step.check(rows.stop - rows.start, block.num_actions)
-            except PopulationError as error:
-                raise PopulationError(f"{_place(episode, group)}: {error}") from None
             block.data["rewards"][rows] = step.rewards
             block.data["terminateds"][rows] = step.terminated
-            episode.returns[group] += float(np.add.reduce(step.rewards))
-            living = np.flatnonzero(~step.terminated)
-            source, closing = living + rows.start, step.truncated[living]
-            if entered := len(step.rows.ids) - len(living):
-                source = np.append(source, np.full(entered, -1))
-                closing = np.append(closing, np.zeros(entered, bool))
+            episode.returns[group] += step.total()
+            if step.waiting is None and step.late is None:
+                living = np.flatnonzero(~step.terminated)
+                source, closing = living + rows.start, step.truncated[living]
+                if entered := len(step.rows.ids) - len(living):
+                    source = np.append(source, np.full(entered, -1))
+                    closing = np.append(closing, np.zeros(entered, bool))
+            else:
+                acted = (index, group, step, rows)
+                here = place(index, episode.length, group)
+                source, closing, more = block.waiting.settle(*acted, block.data, here)
+                self._count(group, index, more)
             arrival = Arrival(episode, group, source, step.rows)
             arrivals.append(self._close(arrival, closing) if closing.any() else arrival)
         self._on_event("step", episode)
-        if any(len(arrival.source) for arrival in arrivals):
+        if any(len(arrival.source) for arrival in arrivals) or self._guard.goes_on(episode):
             return arrivals
         episode.is_done = True
-        episode.result = getattr(self.populations[index], "result", dict)()
+        episode.result = self._guard.result(episode)
         fragment.episodes.append(episode)
         self._on_event("end", episode)
         return self._begin(index, fragment)
 
-    def _try(self, index: int, fragment: Fragment, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls a population. One that raises is made anew; its episode is forgotten."""
-        try:
-            return getattr(self.populations[index], method)(*args, **kwargs)
-        except Exception as error:
-            broken = isinstance(error, PopulationError) or index in self._failed
-            if broken or not self._restart_failed:
-                raise
-            logger.exception("Population %d raised; it is made anew.", index)
-        self._failed.add(index)
+    def _drop(self, episode: Episode, fragment: Fragment) -> None:
+        """Forgets an episode whose population raised: nobody learns from it, another one is due."""
         fragment.failures += 1
-        if index in self._episodes:  # nobody learns from it, and another one is due instead
-            self._to_begin[index] += 1
-            for block in self._blocks:
-                for group, rows in block.drop(self._episodes[index]).items():
-                    fragment.agent_steps[group] -= rows
-        with contextlib.suppress(Exception):  # a broken population may be unable to close
-            close(self.populations[index])
-        self.populations[index] = self._make(index)
-        self._unseeded.add(index)
-        return None
+        self._to_begin[episode.env_index] += 1
+        for block in self._blocks:
+            block.drop(episode)
+        for group, counts in self._rows_of_episode.items():
+            self._rows_played[group][episode.env_index] -= counts[episode.env_index]
 
     def _close(self, arrival: Arrival, closing: Array) -> Arrival:
         """Writes the rows that observe for the last time, and returns those that go on."""
@@ -271,7 +275,7 @@ class Sampler:
         (where,) = block.write(group, [last])
         obs = block.data["obs"]
         everyone = np.empty((len(closing), *obs.shape[1:]), obs.dtype)
-        self.populations[episode.env_index].observe(group, everyone)
+        self._guard.observe(episode, group, everyone)
         obs[where] = everyone[closing]
         block.check_finite(where, group)
         going_on = rows.select(~closing)
@@ -288,7 +292,7 @@ class Sampler:
                     index, out = each.episode.env_index, block.data["obs"][where]
                     self._rows[index, group] = each.rows
                     if each.obs is None:
-                        self.populations[index].observe(group, out)
+                        self._guard.observe(each.episode, group, out)
                     else:
                         out[:] = each.obs
                 counts = [len(each.source) for each in mine]
@@ -298,7 +302,3 @@ class Sampler:
                 block.slices[group] = slice(first, block.end)
                 block.check_finite(block.slices[group], group)
             block.stop = block.end
-
-
-def _place(episode: Episode, group: str) -> str:
-    return f"population {episode.env_index}, group {group!r}, step {episode.length}"
