@@ -35,6 +35,7 @@ class MeanFieldQNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.observations = observations or Observations(())
+        self._as_they_are = self.observations.as_they_are  # a module's call costs microseconds
         self.encoder = encoder
         self.mean_action_embedding = nn.Sequential(
             nn.Linear(mean_action_dim, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU()
@@ -50,7 +51,7 @@ class MeanFieldQNetwork(nn.Module):
 
         Observations are `[B, ...]` of any number type, mean actions `[B, mean_action_dim]` float.
         """
-        features = self.encoder(self.observations(obs))
+        features = self.encoder(obs.float() if self._as_they_are else self.observations(obs))
         parts = [features, self.mean_action_embedding(mean_actions)]
         joint = self.joint(torch.cat(parts, -1))
         advantage: Tensor = self.advantage(joint)

@@ -41,6 +41,11 @@ class Observations(nn.Module):
             return seen
         return (seen - self.mean).div_(self.std).clamp_(-CLIP, CLIP)
 
+    @property
+    def as_they_are(self) -> bool:
+        """Whether nothing changes but the number type."""
+        return self.scale is None and self.count is None
+
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
         """Takes rows `[n, *shape]` into the mean and the standard deviation."""
