@@ -90,6 +90,13 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FRACTION, list("-+.0123456789"))
 
+_KINDS: dict[type, tuple[str, list[str]]] = {
+    dict: ("a mapping", ["config", "stop", "scheduler_config", "checkpoint_config"]),
+    str: ("text", ["run", "env", "scheduler", "storage_path", "local_dir", "upload_dir"]),
+    int: ("a whole number", ["num_samples", "max_failures"]),
+}
+"""The types of an experiment's keys, and what they are called."""
+
 
 def read_experiments(path: Path) -> dict[str, Experiment]:
     """Reads the experiments of a `.yaml`, `.json` or `.py` file, or raises BadInput."""
@@ -112,10 +119,12 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
                 f"experiment {name!r} in {path} has 'restore', which would unpickle {folder}; if "
                 f"you trust that folder, give --restore {folder} instead."
             )
-        for key in ("config", "stop"):
-            if not isinstance(experiment.get(key) or {}, dict):
-                where = f"{key!r} of experiment {name!r} in {path}"
-                raise BadInput(f"{where} is {experiment[key]!r}; it must be a mapping.")
+        for kind, (legal, keys) in _KINDS.items():
+            for key in keys:
+                value = experiment.get(key)
+                if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                    where = f"{key!r} of experiment {name!r} in {path}"
+                    raise BadInput(f"{where} is {value!r}; it must be {legal}.")
     return {str(name): experiment for name, experiment in experiments.items()}
 
 

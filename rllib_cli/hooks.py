@@ -3,6 +3,7 @@
 Everything else in this package asks `hooks(algorithm)` and does not know MFQ.
 """
 
+import contextlib
 import fnmatch
 import functools
 import itertools
@@ -30,7 +31,7 @@ from rllib_mfq.algorithm.opponents import RANDOM
 from rllib_mfq.algorithm.pretrained import PREFIX, header
 from rllib_mfq.algorithm.roster import modules_of_groups
 from rllib_mfq.algorithm.settings import TO_PLAY
-from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.mean_field.legal import did_you_mean, find
 from rllib_mfq.population.fragment import Episode
 from rllib_mfq.population.population import group_of
 
@@ -238,7 +239,10 @@ def is_goal(key: str) -> bool:
 
 
 def hooks(algorithm: Any) -> Hooks:
-    """The hooks of an algorithm, which is a class or a name; a name need not exist."""
+    """The hooks of an algorithm: a class, its path or its name, which need not exist."""
+    if isinstance(algorithm, str):
+        with contextlib.suppress(Exception):  # `check` says what is wrong with it
+            algorithm = find(algorithm) or algorithm
     is_class = isinstance(algorithm, type)
     mfq = issubclass(algorithm, MFQ) if is_class else algorithm == MFQ.__name__
     return MFQHooks() if mfq else Hooks()

@@ -1,5 +1,6 @@
 """Options: what can be given to `rllib train` and `rllib evaluate`, and what it changes."""
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -162,7 +163,7 @@ def _applied(experiment: Experiment, options: Options) -> Experiment:
     checkpoints = {new: given[old] for old, new in CHECKPOINTS.items() if old in given}
     if checkpoints:
         applied["checkpoint_config"] = (applied.get("checkpoint_config") or {}) | checkpoints
-    config = {**(experiment.get("config") or {})}
+    config = copy.deepcopy(experiment.get("config") or {})  # `--set` changes parts inside
     config |= {name: given[name] for name in ("framework", "seed") if name in given}
     if options.local_mode:
         for old in ("num_workers", "num_rollout_workers", "evaluation_num_workers"):

@@ -29,7 +29,7 @@ from rllib_cli.session import Interrupt, be_quiet, start_ray
 from rllib_cli.translation import translate
 from rllib_cli.validation import TUNES, Checked, check, make_scheduler, plain_configs, searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
-from rllib_mfq.experiments.runs import Run, finished
+from rllib_mfq.experiments.runs import AGENT_STEPS, Run, finished
 from rllib_mfq.mean_field.legal import is_number
 
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
@@ -79,12 +79,20 @@ def train_variants(
     Raises:
         BadInput: a run failed or was interrupted; the runs that finished are kept.
     """
+    (base,) = read_experiments(find_example(example)).values()
+    base["stop"] |= stop or {}
+    for name in variants:
+        run = finished(storage / name)
+        if run and not run.ended_at(base["stop"]):
+            raise BadInput(
+                f"the run in {storage / name} did not end at stop {base['stop']}, but after "
+                f"{run.result[AGENT_STEPS]:,} rows; move it away, or ask for a run like that."
+            )
     missing = {name: dict(variants[name]) for name in variants if not finished(storage / name)}
     if missing:
         be_quiet(0)
-        options = Options(ray_num_cpus=processes)
-        (base,) = read_experiments(find_example(example)).values()
-        base["stop"] |= stop or {}
+        # A Ray of its own, also where RAY_ADDRESS names a cluster: the runs are counted in cores.
+        options = Options(ray_num_cpus=processes, ray_address="local")
         plain = {name: {**base, "config": base["config"] | c} for name, c in missing.items()}
         # What a variant leaves out is as in the example, not as in another variant.
         experiment = prepare({storage.name: base, **plain}, options)[storage.name].experiment

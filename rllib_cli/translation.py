@@ -128,12 +128,12 @@ def _translate_values(name: str, run: str, config: dict[str, Any]) -> Iterator[s
     framework = config.pop("framework", None) or config.pop("framework_str", "torch")
     if framework != "torch":
         yield f"framework {framework!r} is left out: RLlib trains with torch only"
+    if config.get("enable_rl_module_and_learner") is False:
+        return  # the old API stack still understands the rest
     if gpus := config.pop("num_gpus", 0):
         config.setdefault("num_learners", int(gpus) if gpus > 1 else 0)
         config.setdefault("num_gpus_per_learner", min(gpus, 1))
         yield "num_gpus is now num_learners and num_gpus_per_learner"
-    if config.get("enable_rl_module_and_learner") is False:
-        return  # the old API stack still understands the rest
     own = hooks(run).own_keys  # the algorithm's config reads these itself
     if config.get("observation_filter") and "observation_filter" not in own:
         kind = config.pop("observation_filter")

@@ -16,7 +16,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE
 from ray.tune.registry import TRAINABLE_CLASS, _global_registry, get_trainable_cls
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler, create_scheduler
-from ray.tune.search.sample import Categorical, Domain
+from ray.tune.search.sample import Categorical, Domain, Integer
 
 from rllib_cli.experiments import BadInput, Experiment, one_line, refusing
 from rllib_cli.hooks import NAMED, Run, hooks
@@ -64,6 +64,8 @@ def check(name: str, experiment: Experiment) -> Checked:
     checked["stop"] = _check_stop(name, experiment["stop"], runs[0])
     score = experiment["checkpoint_config"].get("checkpoint_score_attribute")
     if score is not None:
+        if not isinstance(score, str):
+            raise BadInput(f"{name}: checkpoint_score_attribute is {score!r}; it must be text.")
         runs[0].check(score, f"{name}: checkpoint_score_attribute is")
     return Checked(checked, runs[0], notices)
 
@@ -228,7 +230,7 @@ def _spaces(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...]
         yield path, list(value.categories)
     elif isinstance(value, Domain):
         low, high = value.lower, value.upper
-        yield path, [low, high - 1 if isinstance(high, int) else high]
+        yield path, [low, high - 1 if isinstance(value, Integer) else high]
     elif isinstance(value, dict) and set(value) == {"grid_search"}:
         yield path, list(value["grid_search"])
     elif isinstance(value, dict | list):

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from ray.tune.utils import flatten_dict
 
 from rllib_mfq.algorithm.match import play_episodes
 from rllib_mfq.arena.output import replacing
@@ -24,6 +26,13 @@ class Run:
 
     result: dict[str, Any]  # the last results that it reported
     checkpoint: Path  # folder of its last checkpoint
+    before: dict[str, Any]  # the results before the last
+
+    def ended_at(self, stop: Mapping[str, float]) -> bool:
+        """Whether the run ended where `stop` ends one: at the last results, and not before."""
+        last, before = flatten_dict(self.result), flatten_dict(self.before)
+        reached = [key for key, limit in stop.items() if last.get(key, -math.inf) >= limit]
+        return bool(reached) and all(before.get(k, -math.inf) < stop[k] for k in stop)
 
     def cost(self) -> dict[str, int]:
         """What the run took, as columns of a table."""
@@ -50,8 +59,9 @@ def finished(folder: Path) -> Run | None:
     log, checkpoints = folder / "result.json", sorted(folder.glob("checkpoint_*"))
     if not log.is_file() or not checkpoints:
         return None
-    last = log.read_text(encoding="utf-8").splitlines()[-1]
-    return Run(json.loads(last), checkpoints[-1])
+    results = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[-2:]]
+    before = results[0] if len(results) > 1 else {}
+    return Run(results[-1], checkpoints[-1], before)
 
 
 def play(
