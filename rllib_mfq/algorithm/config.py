@@ -19,7 +19,8 @@ from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.algorithm.roster import MULTI_AGENT, check_modules_to_train, group_mapping
 from rllib_mfq.algorithm.self_play import LATEST, self_play_settings
 from rllib_mfq.algorithm.settings import DEFAULTS, MFQSettings, to_play
-from rllib_mfq.population.population import GYM_GROUP, Group, Population, close
+from rllib_mfq.population.guard import Guard
+from rllib_mfq.population.population import GYM_GROUP, Group, Population
 
 
 class Stack(NamedTuple):
@@ -46,6 +47,7 @@ class MFQConfig(MFQSettings):
 
     def __init__(self, algo_class: type | None = None) -> None:
         self.groups: dict[str, Group] | None = None
+        self.agent_ids: dict[str, list[Any]] = {}  # for policy_mapping_fn
         super().__init__(algo_class=algo_class or self.algorithm)
         for name, value in DEFAULTS.items():
             setattr(self, name, copy.deepcopy(value))
@@ -168,18 +170,22 @@ class MFQConfig(MFQSettings):
     def resolve_groups(self, make_population: Callable[[], Population]) -> None:
         """Takes the groups from an environment, and checks the settings against them.
 
-        Sets `groups`, and `policies` if none are set; does nothing if `groups` are known. The
-        population is reset once and closed. Raises a ValueError: one sentence on what does not
-        fit.
+        Sets `groups` and `agent_ids`, and `policies` if none are set; does nothing if `groups` are
+        known. The population is reset once and closed. Raises a ValueError: one sentence on what
+        does not fit.
         """
         if self.groups is not None:
             return
-        population = make_population()
+        guard = Guard(lambda index: make_population(), 1, seed=0, restart_failed=False)
+        (population,), groups = guard.populations, guard.groups
         try:
-            groups = dict(population.groups)
-            first = population.reset(seed=0)
+            first = guard.reset(0) or {}
         finally:
-            close(population)
+            guard.close()
+        self.agent_ids = {}
+        if self.policy_mapping_fn is not group_mapping or self.evaluation_config:
+            names = {g: [f"{g}_{i}" for i in rows.ids.tolist()] for g, rows in first.items()}
+            self.agent_ids = dict(getattr(population, "agent_ids", names))
         if self.policies_follow_groups and set(groups) != {GYM_GROUP}:
             self.multi_agent(policies=sorted(groups))  # sorted, so that both API stacks agree
         self.groups = groups

@@ -117,6 +117,16 @@ class MFQ(Algorithm):
         return results | self._latest
 
     @override(Algorithm)
+    def add_module(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as are `remove_module`, `add_policy` and `remove_policy`."""
+        raise NotImplementedError(
+            "MFQ adds and removes no modules during a run, for each plays whole groups from the "
+            "start to the end; for a league set self_play to {'opponent': 'pool'}."
+        )
+
+    remove_module = add_policy = remove_policy = add_module
+
+    @override(Algorithm)
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As RLlib's; without `evaluation_interval`, too, it plays as `evaluation_config` says."""
         if self.eval_env_runner_group is None:  # type: ignore[has-type]

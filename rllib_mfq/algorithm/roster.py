@@ -1,6 +1,6 @@
 """The roster: which groups exist, and which module plays each of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -23,11 +23,37 @@ def group_mapping(agent_id: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def modules_of_groups(config: Any) -> dict[str, str]:
-    """The module that plays each group of a config that knows its groups."""
+    """The module that plays each group of a config that knows its groups.
+
+    Raises a ValueError if `policy_mapping_fn` raises for an agent, or divides a group.
+    """
     groups = list(config.groups or {})
-    if len(config.policies) == 1 and config.policy_mapping_fn is group_mapping:
-        return dict.fromkeys(groups, next(iter(config.policies)))
-    return {group: config.policy_mapping_fn(f"{group}_0", None) for group in groups}
+    if config.policy_mapping_fn is group_mapping:
+        only = next(iter(config.policies)) if len(config.policies) == 1 else None
+        return {group: only or group for group in groups}
+    ids = getattr(config, "agent_ids", {})  # checkpoints of version 0.1 have none
+    return {group: _module_of(config, group, ids.get(group) or [group]) for group in groups}
+
+
+def _module_of(config: Any, group: str, agents: Sequence[Any]) -> str:
+    """The module that `policy_mapping_fn` gives all agents of a group."""
+    modules: dict[str, Any] = {}  # and the first agent of each
+    for agent in agents:
+        try:
+            module_id = config.policy_mapping_fn(agent, None)
+        except Exception as error:
+            raise ValueError(
+                f"policy_mapping_fn raised {error!r} for agent {agent!r}; it is asked about every "
+                "agent, before any episode and therefore with None for the episode."
+            ) from error
+        modules.setdefault(module_id, agent)
+    if len(modules) > 1:
+        pairs = " and ".join(f"{agent!r} to {name!r}" for name, agent in modules.items())
+        raise ValueError(
+            f"policy_mapping_fn maps {pairs}, but one policy plays all of group {group!r}; give "
+            "agents of different policies different names before their number."
+        )
+    return next(iter(modules))
 
 
 def spaces_of_modules(config: Any) -> dict[str, tuple[gym.Space[Any], gym.Space[Any]]]:

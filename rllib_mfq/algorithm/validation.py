@@ -130,7 +130,7 @@ def check_environment(config: Any, first: Mapping[str, Rows]) -> None:
     check_networks(config)
     needs = Neighborhood.parse(config.neighborhood).needs
     for group, rows in first.items():
-        if needs and getattr(rows, needs) is None:
+        if needs and len(rows.ids) and getattr(rows, needs) is None:
             raise ValueError(
                 f"neighborhood is {config.neighborhood!r}, which needs {needs}, but group "
                 f"{group!r} of the environment gives none; use 'group', 'none' or 'all'."

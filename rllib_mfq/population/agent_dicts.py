@@ -19,6 +19,7 @@ from rllib_mfq.population.population import (
     PopulationError,
     Rows,
     Step,
+    close,
     group_of,
 )
 from rllib_mfq.population.views import (
@@ -155,7 +156,7 @@ class AgentDictPopulation(Population):
 
     def close(self) -> None:
         """Closes the environment."""
-        self.env.close()
+        close(self.env)
 
     def _take(self, obs: Mapping[Any, Any], infos: Mapping[Any, Any] | None) -> None:
         """Keeps what the environment returned."""

@@ -73,9 +73,11 @@ class MAgent2Population(Population):
         self.parallel_env = parallel_env
         self._engine = parallel_env.env
         self.groups = {}
+        self.agent_ids: dict[str, list[str]] = {}
         for agent in parallel_env.possible_agents:
             spaces = parallel_env.observation_space(agent), parallel_env.action_space(agent)
             self.groups[group_of(agent)] = Group(*spaces)
+            self.agent_ids.setdefault(group_of(agent), []).append(agent)
         self._handles = dict(zip(self.groups, parallel_env.handles, strict=True))
         self._living = dict.fromkeys(self.groups, 0)  # agents of each group that act now
         self._exchanged: dict[str, dict[str, _Exchanged]] = {}
