@@ -7,6 +7,7 @@ import pytest
 import torch
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
@@ -164,6 +165,31 @@ def test_updates_in_one_call_equal_as_many_calls_of_one_update(build):
         apart.learner_group.update(batch=MultiAgentBatch({"red": part}, 32), minibatch_size=32)
     assert whole.learner_group._learner._updates == apart.learner_group._learner._updates == 3
     assert same(weights(whole, "red"), weights(apart, "red"))
+
+
+def test_what_was_trained_is_logged_as_rllib_logs_it(build, monkeypatch):
+    algo = build(small_battle(num_steps_sampled_before_learning_starts=4_000))
+    algo.train()
+    learner = algo.learner_group._learner
+    columns = {module_id: memory.sample(96) for module_id, memory in algo._memories.items()}
+    learner.metrics.reduce()
+
+    def logged():
+        batch = MultiAgentBatch({m: SampleBatch(c) for m, c in columns.items()}, 96)
+        results = learner.update(batch=batch, minibatch_size=32)
+        return {
+            (part, name): stats.peek()
+            for part, found in results.items()
+            for name, stats in found.items()
+            if "trained" in name or "train_batch" in name
+        }
+
+    ours = logged()
+    monkeypatch.setattr(
+        type(learner), "_log_steps_trained_metrics", Learner._log_steps_trained_metrics
+    )
+    monkeypatch.setattr(learner, "_log_trained", lambda: None)
+    assert ours and logged() == ours
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,7 @@ CALLS = [
     (AlgorithmConfig.api_stack, "self._prior_exploration_config is not None", "RLlib warns"),
     (AlgorithmConfig.model_config.fget, "self._model_config_auto_includes |", "modules lack T"),
     (Learner.update, "self._create_iterator_if_necessary(", "minibatches are copied"),
+    (Learner.update, "self._log_steps_trained_metrics(", "rows are logged after every update"),
     (TorchLearner._uncompiled_update, "self.apply_gradients(", "gradients are looked at twice"),
     (Learner.set_state, "self._weights_seq_no < weights_seq_no", "older weights are ignored"),
     (TorchPolicyV2.__init__, "self._create_exploration()", "RLlib explores, too"),

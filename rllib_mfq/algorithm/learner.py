@@ -1,6 +1,7 @@
 """The Learner: the loss of mean field Q-learning and its target network."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,15 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import NUM_AGENT_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    MODULE_TRAIN_BATCH_SIZE_MEAN,
+    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    WEIGHTS_SEQ_NO,
+)
 from torch import Tensor
 
 from rllib_mfq.algorithm.rl_module import MEAN_ACTIONS, NEXT_MEAN_ACTIONS, MFQTorchRLModule
@@ -35,6 +44,8 @@ class MFQTorchLearner(TorchLearner):
         super().build()
         self._updates = 0
         self._figures: dict[str, dict[str, Tensor]] = {}  # of the latest update, by module
+        self._trained_rows: Counter[str] = Counter()  # by module, of updates not logged yet
+        self._trained_env_steps: list[int] = []  # of each of these updates
         self.module.foreach_module(lambda module_id, module: module.make_target_networks())
 
     @override(TorchLearner)
@@ -82,6 +93,30 @@ class MFQTorchLearner(TorchLearner):
         for module_id, figures in self._figures.items():
             means = {name: values.mean() for name, values in figures.items()}
             self.metrics.log_dict(means, key=module_id, window=1)
+        self._log_trained()
+
+    @override(Learner)
+    def _log_steps_trained_metrics(self, batch: MultiAgentBatch) -> None:
+        # Only counts: RLlib's logging takes a 50th of an update, and is done once per call.
+        self._trained_rows.update({name: len(part) for name, part in batch.policy_batches.items()})
+        self._trained_env_steps.append(batch.env_steps())
+
+    def _log_trained(self) -> None:
+        """Logs what the updates of a call were made with, as RLlib does after each of them."""
+        log, updates = self.metrics.log_value, len(self._trained_env_steps)
+        for module_id, rows in self._trained_rows.items():
+            log((module_id, WEIGHTS_SEQ_NO), self._weights_seq_no, window=1)
+            log((module_id, MODULE_TRAIN_BATCH_SIZE_MEAN), rows / updates, reduce="mean")
+            log((module_id, NUM_MODULE_STEPS_TRAINED), rows, reduce="sum")
+            lifetime = (module_id, NUM_MODULE_STEPS_TRAINED_LIFETIME)
+            log(lifetime, rows, reduce="lifetime_sum", with_throughput=True)
+        rows, env_steps = self._trained_rows.total(), sum(self._trained_env_steps)
+        for name, count in ((NUM_MODULE_STEPS_TRAINED, rows), (NUM_ENV_STEPS_TRAINED, env_steps)):
+            log((ALL_MODULES, name), count, reduce="sum", with_throughput=True)
+            lifetime = (ALL_MODULES, f"{name}_lifetime")
+            log(lifetime, count, reduce="lifetime_sum", with_throughput=True)
+        self._trained_rows.clear()
+        self._trained_env_steps.clear()
 
     @override(Learner)
     def _create_iterator_if_necessary(
