@@ -181,7 +181,7 @@ def test_a_string_is_refused_for_rllibs_numbers_too(key):
     refuses(lambda: MFQConfig().update_from_dict({key: "1"}).validate(), key, "write 1 ")
 
 
-IGNORED = """model exploration_config observation_filter batch_mode clip_rewards
+IGNORED = """model exploration_config batch_mode clip_rewards
     compress_observations num_epochs minibatch_size shuffle_batch_per_epoch remote_worker_envs
     gym_env_vectorize_mode optimizer preprocessor_pref sample_collector clip_actions
     normalize_actions action_mask_key observation_space action_space observation_fn

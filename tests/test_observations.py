@@ -1,8 +1,11 @@
 """Running mean and standard deviation against numpy's, whatever the pieces they come in."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
+from small_battles import small_battle
 
 from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.observations import Observations
@@ -48,3 +51,68 @@ def test_a_target_network_takes_the_statistics_over():
 
 def test_without_statistics_there_is_no_state():
     assert not Observations((3,), 0.5).state_dict()
+
+
+# In training.
+
+
+def filtered(kind="MeanStdFilter", **settings):
+    config = small_battle(**settings).env_runners(observation_filter=kind)
+    return config.evaluation(evaluation_interval=1, evaluation_duration=2)
+
+
+def statistics(algo):
+    """Of the runner that evaluates, the one that samples and the learner."""
+    runners = algo.eval_env_runner_group.local_env_runner, algo.env_runner
+    modules = [runner.module["red"] for runner in runners]
+    modules.append(algo.learner_group._learner.module["red"].unwrapped())
+    return [module.q_net.observations.state_dict() for module in modules]
+
+
+def test_all_rows_that_were_learned_from_count_and_all_play_with_the_learners_statistics(build):
+    algo, rows = build(filtered()), []
+    update = Observations.update
+
+    def record(observations, obs):
+        rows.append(obs.clone())
+        update(observations, obs)
+
+    with mock.patch.object(Observations, "update", record):
+        while len(rows) < 40:
+            algo.train()
+    algo.evaluate()
+    evaluating, sampling, learned = statistics(algo)
+    for other in (evaluating, sampling):  # as the learner's, whatever they have seen
+        for name, value in learned.items():
+            torch.testing.assert_close(other[name], value)
+    assert learned["count"] == sum(map(len, rows)) / 2  # the other half is blue's
+    assert learned["std"].std() > 0.01
+
+
+def test_the_statistics_are_in_the_checkpoint(build, tmp_path):
+    algo = build(filtered())
+    for _ in range(3):
+        algo.train()
+    algo.evaluate()
+    algo.save_to_path(tmp_path)
+    again = build(filtered())
+    again.restore_from_path(tmp_path)
+    again.evaluate()  # which gives its runner the weights
+    for before, after in zip(statistics(algo), statistics(again), strict=True):
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value)
+    with pytest.raises(ValueError, match="observation_filter"):
+        build(small_battle()).restore_from_path(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kind": "MeanFilter"}, "legal are NoFilter, MeanStdFilter"),
+        ({"old": True}, "new API stack only"),
+        ({"table_levels": 1}, "no effect with table_levels"),
+    ],
+)
+def test_a_filter_that_would_have_no_effect_is_refused(ray_session, settings, words):
+    with pytest.raises(ValueError, match=words):
+        filtered(**settings).build_algo()

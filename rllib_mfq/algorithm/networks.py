@@ -104,7 +104,8 @@ def make_network(
     if known["table_levels"]:
         first, last = int(space.low[0]), int(space.high[0])
         return QTable(first, last - first + 1, known["table_levels"], width, num_actions)
-    observations = Observations(space.shape, obs_scale(space))
+    normalise = known["observation_filter"] == "MeanStdFilter"
+    observations = Observations(space.shape, obs_scale(space), normalise)
     obs = torch.zeros(2, *space.shape)
     if config.get("q_network") is not None:
         own = class_of("q_network", config["q_network"], nn.Module)

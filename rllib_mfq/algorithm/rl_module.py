@@ -79,8 +79,8 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             if here != there and not name.startswith("_target"):
                 raise ValueError(
                     f"the state is of another network: {name} has shape {there} there and {here} "
-                    "here; use the same environment, model_config, dueling, table_levels and "
-                    "neighborhood."
+                    "here; use the same environment, model_config, dueling, table_levels, "
+                    "observation_filter and neighborhood."
                 )
 
     @override(TorchRLModule)
@@ -152,7 +152,12 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Q at the mean action that `mean_action_input` names."""
+        """Q at the mean action that `mean_action_input` names.
+
+        What is learned from becomes part of the statistics of `observation_filter`.
+        """
+        if not isinstance(self.q_net, QTable):
+            self.q_net.observations.update(batch[Columns.OBS])
         at = batch[self._learned_at]
         return {"q": self.q({Columns.OBS: batch[Columns.OBS], MEAN_ACTIONS: at})}
 

@@ -44,6 +44,7 @@ RLLIB: dict[str, Setting] = {
     "grad_clip": Setting(kinds.NUMBER_OR_NONE, None, per_module=True),
     "gamma": Setting(kinds.DISCOUNT, 0.95, per_module=True),
     "lr": Setting(kinds.RATE, 5e-4, per_module=True),
+    "observation_filter": Setting(kinds.one_of("NoFilter", "MeanStdFilter"), "NoFilter", True),
 }
 """RLlib's own settings that RLlib itself does not check."""
 
@@ -203,7 +204,7 @@ DEFAULTS: dict[str, Any] = {name: setting.default for name, setting in CHECKED.i
 PER_MODULE = sorted(["grad_clip_by", *(name for name, s in CHECKED.items() if s.per_module)])
 """Settings that `algorithm_config_overrides_per_module` may set for one module."""
 
-TO_PLAY = [name for name, setting in SETTINGS.items() if setting.to_play] + ["mean_action_dim"]
+TO_PLAY = [name for name, setting in CHECKED.items() if setting.to_play] + ["mean_action_dim"]
 """What a module knows besides RLlib's model config, so that a checkpoint of it can play."""
 
 
@@ -216,7 +217,7 @@ def to_play(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: a config's attributes or a policy's config dict, with defaults for what it lacks.
     """
-    known = {name: settings.get(name, s.default) for name, s in SETTINGS.items() if s.to_play}
+    known = {name: settings.get(name, s.default) for name, s in CHECKED.items() if s.to_play}
     for name in ("temperature", "shared_exploration"):
         known[name] = schedule_value(known[name], 0) if known[name] else None
     groups = settings.get("groups") or {}

@@ -169,6 +169,9 @@ def _check_spaces(config: Any) -> None:
         return
     if config.dueling:
         raise ValueError("dueling is True, which has no effect with table_levels; leave one out.")
+    if config.observation_filter != "NoFilter":
+        given = f"observation_filter is {config.observation_filter!r}"
+        raise ValueError(f"{given}, which has no effect with table_levels; leave one out.")
     for group, (obs, _) in config.groups.items():
         bounds = np.concatenate([obs.low.ravel(), obs.high.ravel()])
         if obs.shape != (1,) or not np.isfinite(bounds).all() or (bounds % 1).any():

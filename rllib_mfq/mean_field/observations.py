@@ -25,8 +25,8 @@ class Observations(nn.Module):
         self, shape: tuple[int, ...], scale: float | None = None, normalise: bool = False
     ) -> None:
         super().__init__()
-        self.scale = scale
-        self.count: Tensor | None
+        self.scale, self.normalises = scale, normalise
+        self.count: Tensor
         self.mean: Tensor
         self.squares: Tensor
         self.std: Tensor
@@ -37,19 +37,19 @@ class Observations(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """`[B, *shape]` float32."""
         seen = self._scaled(obs)
-        if self.count is None:
+        if not self.normalises:
             return seen
         return (seen - self.mean).div_(self.std).clamp_(-CLIP, CLIP)
 
     @property
     def as_they_are(self) -> bool:
         """Whether nothing changes but the number type."""
-        return self.scale is None and self.count is None
+        return self.scale is None and not self.normalises
 
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
         """Takes rows `[n, *shape]` into the mean and the standard deviation."""
-        if self.count is None or not len(obs):
+        if not self.normalises or not len(obs):
             return
         rows = self._scaled(obs.to(self.mean.device))
         n, mean = len(rows), rows.mean(0)
