@@ -133,9 +133,9 @@ class MFQTorchLearner(TorchLearner):
 
     @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
-        scaled = self._grad_scalers is not None or self._lr_scheduler_classes is not None
-        norms = torch.stack(torch._foreach_norm(list(gradients_dict.values())))
-        if scaled or not norms.sum().isfinite():
+        gradients = list(gradients_dict.values())  # none if RLlib logged their norm
+        usual = gradients and self._grad_scalers is None and self._lr_scheduler_classes is None
+        if not (usual and torch.stack(torch._foreach_norm(gradients)).sum().isfinite()):
             super().apply_gradients(gradients_dict)
         else:  # RLlib would look twice at each gradient, which takes a tenth of an update
             for name, gradient in gradients_dict.items():
