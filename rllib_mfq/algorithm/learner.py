@@ -1,6 +1,7 @@
 """The Learner: the loss of mean field Q-learning and its target network."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,8 +22,9 @@ from ray.rllib.utils.metrics import (
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
     WEIGHTS_SEQ_NO,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
+from rllib_mfq.algorithm.divergence import Diverged, diverged
 from rllib_mfq.algorithm.rl_module import MEAN_ACTIONS, NEXT_MEAN_ACTIONS, MFQTorchRLModule
 from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
@@ -134,8 +136,11 @@ class MFQTorchLearner(TorchLearner):
     @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
         gradients = list(gradients_dict.values())  # none if RLlib logged their norm
-        usual = gradients and self._grad_scalers is None and self._lr_scheduler_classes is None
-        if not (usual and torch.stack(torch._foreach_norm(gradients)).sum().isfinite()):
+        sizes = [*torch._foreach_norm(gradients)] if gradients else []
+        sizes += [figures["qf_loss"] for figures in self._figures.values()]
+        if sizes and self._grad_scalers is None and not torch.stack(sizes).sum().isfinite():
+            raise self._divergence(gradients_dict)
+        if not gradients or self._grad_scalers or self._lr_scheduler_classes is not None:
             super().apply_gradients(gradients_dict)
         else:  # RLlib would look twice at each gradient, which takes a tenth of an update
             for name, gradient in gradients_dict.items():
@@ -145,6 +150,23 @@ class MFQTorchLearner(TorchLearner):
         self._updates += 1
         for module, config in self._trained():
             move_target(module, self._updates, config.target_network_update_freq, config.tau)
+
+    def _divergence(self, gradients: Mapping[Any, Tensor]) -> Diverged:
+        """The error of the module whose loss or gradient is not finite; no weight is moved yet."""
+        values = {
+            (module_id, what): value
+            for module_id, figures in self._figures.items()
+            for what, value in (
+                ("loss", float(figures["qf_loss"])),
+                ("norm of the gradient", float(self._norm(module_id, gradients))),
+            )
+        }
+        (module_id, what), value = next(e for e in values.items() if not math.isfinite(e[1]))
+        return diverged(module_id, self._updates + 1, value, what)
+
+    def _norm(self, module_id: str, gradients: Mapping[Any, Tensor]) -> Tensor:
+        mine = map(self.get_param_ref, self.module[module_id].unwrapped().q_net.parameters())
+        return nn.utils.get_total_norm([gradients[name] for name in mine if name in gradients])
 
     @override(Learner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ray.rllib.utils.annotations import override
 from rllib_mfq.algorithm.checkpoint import PROGRESS, REPLAY, check_restorable, finish
 from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.config import MFQConfig
+from rllib_mfq.algorithm.divergence import check_weights
 from rllib_mfq.algorithm.environment import env_creator, probe
 from rllib_mfq.algorithm.figures import Figures, episode_figures, keep_known, log_recent
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
@@ -298,7 +299,11 @@ class MFQ(Algorithm):
 
     @override(Algorithm)
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """As RLlib's; in a folder of this machine with what `checkpoint.finish` adds."""
+        """As RLlib's; in a folder of this machine with what `checkpoint.finish` adds.
+
+        Raises Diverged, and writes nothing, if the networks are not finite.
+        """
+        check_weights(self._learner_weights())
         folder = str(super().save_to_path(path, **kwargs))
         if "://" not in str(path) and not kwargs.get("filesystem"):
             self._finish(folder)

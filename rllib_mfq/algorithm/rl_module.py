@@ -14,6 +14,7 @@ from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 from torch import Tensor, nn
 
+from rllib_mfq.algorithm.divergence import check_values
 from rllib_mfq.algorithm.networks import (
     check_model_config,
     make_catalog,
@@ -134,6 +135,7 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             mask = None if action_mask is None else torch.from_numpy(action_mask).to(device)
             seen = [torch.from_numpy(array).to(device) for array in (obs, mean_actions)]
             q = self.q_net(*seen)
+            check_values(q, obs)
             if not explore:
                 return greedy_actions(q, mask).cpu().numpy()
             if crowd is not None and self.shared_exploration is not None:

@@ -1,5 +1,6 @@
 """The algorithm on RLlib's old API stack, with its rollout worker and its learner group."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from ray.tune.utils import merge_dicts
 
 from rllib_mfq.algorithm.checkpoint import MODULES, REPLAY
 from rllib_mfq.algorithm.checksums import check_files
+from rllib_mfq.algorithm.divergence import check_network, check_weights, diverged
 from rllib_mfq.algorithm.env_runner import PopulationRunner
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
@@ -195,6 +197,7 @@ class OldStackAlgorithm(Algorithm):
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
+        check_weights(self._learner_weights())
         super().save_checkpoint(checkpoint_dir)
         # Where the new stack has its modules: opponents are made of them.
         self.env_runner.module.save_to_path(Path(checkpoint_dir, MODULES))
@@ -255,6 +258,11 @@ class PolicyLearnerGroup:
             stop = start + minibatch_size
             minibatch = {m: columns.slice(start, stop) for m, columns in modules.items()}
             self.info = self._worker.learn_on_batch(MultiAgentBatch(minibatch, minibatch_size))
+            for name, policy in policies.items():
+                loss = self.info[name][LEARNER_STATS_KEY]["qf_loss"]
+                if not math.isfinite(loss):
+                    raise diverged(name, policy._updates, loss)
+                check_network(name, policy.model.q_net, policy._updates)
             self._log(minibatch_size)
         for module_id, policy in policies.items():
             lr = float(policy.lr.update(timestep=timesteps[keys.NUM_ENV_STEPS_SAMPLED_LIFETIME]))
