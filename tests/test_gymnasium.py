@@ -1,10 +1,12 @@
 """Environments of Gymnasium and PettingZoo that need a package more: the extras of the package."""
 
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack
 
 from rllib_mfq import MFQConfig
@@ -98,3 +100,22 @@ def test_a_missing_package_is_one_sentence_with_its_extra(
         probe(make_creator(env), env_config)
     said = str(error.value)
     assert f"pip install 'rllib_mfq[{extra}]'" in said and env in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("example", "package"),
+    [("lunarlander", "Box2D"), ("pong", "ale_py"), ("simple_spread", "mpe2")],
+)
+def test_a_tuned_example_that_needs_an_extra_starts(build, example, package):
+    pytest.importorskip(package)
+    path = Path(__file__).parents[1] / "tuned_examples" / f"{example}.yaml"
+    (experiment,) = yaml.safe_load(path.read_text()).values()
+    small = {"num_env_runners": 0, "min_sample_timesteps_per_iteration": 8, "replay_capacity": 999}
+    small |= {"evaluation_interval": None, "train_batch_size_per_learner": 32}
+    small |= {"num_steps_sampled_before_learning_starts": 100, "training_intensity": 1}
+    small |= {"env": experiment["env"]}
+    algo = build(MFQConfig().update_from_dict(experiment["config"] | small))
+    while not algo.train()["num_updates"]:
+        pass
+    last = algo.train()["learners"]
+    assert all(np.isfinite(module["qf_loss"]) for name, module in last.items() if "all" not in name)
