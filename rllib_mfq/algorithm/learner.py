@@ -140,7 +140,7 @@ class MFQTorchLearner(TorchLearner):
         sizes += [figures["qf_loss"] for figures in self._figures.values()]
         if sizes and self._grad_scalers is None and not torch.stack(sizes).sum().isfinite():
             raise self._divergence(gradients_dict)
-        if not gradients or self._grad_scalers or self._lr_scheduler_classes is not None:
+        if not gradients or self._grad_scalers is not None or self._lr_scheduler_classes:
             super().apply_gradients(gradients_dict)
         else:  # RLlib would look twice at each gradient, which takes a tenth of an update
             for name, gradient in gradients_dict.items():
@@ -153,15 +153,16 @@ class MFQTorchLearner(TorchLearner):
 
     def _divergence(self, gradients: Mapping[Any, Tensor]) -> Diverged:
         """The error of the module whose loss or gradient is not finite; no weight is moved yet."""
-        values = {
-            (module_id, what): value
-            for module_id, figures in self._figures.items()
+        values = [
+            (module_id, what, value)
+            for module_id in self.module.keys()
             for what, value in (
-                ("loss", float(figures["qf_loss"])),
+                ("loss", float(self._figures.get(module_id, {}).get("qf_loss", 0.0))),
                 ("norm of the gradient", float(self._norm(module_id, gradients))),
             )
-        }
-        (module_id, what), value = next(e for e in values.items() if not math.isfinite(e[1]))
+        ]
+        # If all are finite and their sum is not, the largest is the one.
+        module_id, what, value = max(values, key=lambda e: (not math.isfinite(e[2]), e[2]))
         return diverged(module_id, self._updates + 1, value, what)
 
     def _norm(self, module_id: str, gradients: Mapping[Any, Tensor]) -> Tensor:
