@@ -112,6 +112,8 @@ def _summary(records: list[Record]) -> dict[str, Any]:
     summary["steps_mean"] = fmean(record["steps"] for record in records)
     if "share" in records[0]:
         summary["win_rate"] = fmean(record["share"] for record in records)
-    for group in records[0].get("returns", {}):
-        summary[f"return_mean/{group}"] = fmean(record["returns"][group] for record in records)
+    # Who is there may differ from episode to episode.
+    for group in dict.fromkeys(name for record in records for name in record.get("returns", {})):
+        theirs = [record["returns"][group] for record in records if group in record["returns"]]
+        summary[f"return_mean/{group}"] = fmean(theirs)
     return summary

@@ -5,12 +5,17 @@ time, for PettingZoo's and RLlib's API.
 """
 
 import logging
+from collections import deque
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rllib_cli.evaluate import _summary
+from rllib_mfq.algorithm.figures import log_recent
+from rllib_mfq.envs import ising
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population import guard
 from rllib_mfq.population.adapters import as_population
@@ -427,3 +432,41 @@ def test_an_episode_that_never_ends_is_noticed(monkeypatch):
     monkeypatch.setattr(guard, "NOBODY", 5)
     message = refused(RLlibScript(moment("a_0"), moment(ends="a_0"), *[moment()] * 9))
     assert "step 5: in 5 steps nobody has acted" in message
+
+
+# --- figures of episodes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [None, {"kills": 3}, {"kills": {"a": "3"}}, {"kills": {"b": 3}}])
+def test_figures_that_are_no_numbers_of_all_groups_are_refused(result):
+    population = as_population(RLlibScript(moment("a_0"), moment("", "__all__")))
+    population.result = lambda: result
+    player = Player("a", lambda obs, *_: np.zeros(len(obs), int), Neighborhood("none"))
+    sampler = Sampler(lambda index: population, 1, {"a": player}, seed=0)
+    with pytest.raises(PopulationError, match=r"step 1: result must return a number for each of"):
+        sampler.sample(num_steps=1)
+
+
+def test_means_are_over_the_episodes_that_have_a_figure():
+    metrics, recent = MetricsLogger(root=True), deque()
+    for episode in ({"wins": 1.0}, {"wins": 3.0, "flags": 5.0}, {"flags": 7.0}):
+        recent.append({(name, "red"): value for name, value in episode.items()})
+        log_recent(metrics, recent)
+    found = {name: metrics.peek(("env_runners", name, "red")) for name in ("wins", "flags")}
+    assert found == {"wins": 2.0, "flags": 6.0}
+
+
+def test_the_summary_of_an_evaluation_is_over_the_agents_of_every_episode():
+    records = [{"return": 1.0, "steps": 2, "returns": who} for who in ({"a": 1.0}, {"b": 3.0}, {})]
+    summary = _summary([*records, {"return": 0.0, "steps": 2, "returns": {"b": 5.0}}])
+    assert summary["return_mean/a"] == 1 and summary["return_mean/b"] == 4
+
+
+def test_a_population_as_a_parallel_env_keeps_its_own_seed():
+    lattices = (ising.parallel_env(size=6, seed=seed) for seed in (5, 5, 6))
+    free = []
+    for env in lattices:
+        env.reset()
+        infos = env.step(dict.fromkeys(env.agents, 1))[-1]
+        free.append([info["action_mask"].tolist() for info in infos.values()])
+    assert free[0] == free[1] != free[2]

@@ -1,5 +1,7 @@
 """The sampler against a plain loop that keeps one dict per agent and step."""
 
+import functools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -691,6 +693,54 @@ def test_nothing_that_cannot_be_learned_from_gets_out(spoil, message, keep):
     assert "'blue'" in str(error.value) and "step 3" in str(error.value)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, None])
+@pytest.mark.parametrize("spec", [{"radius": 2.0}, {"nearest": 2}])
+def test_positions_that_a_neighborhood_needs_must_be_there_and_finite(spec, bad):
+    def spoil(steps, obs):
+        rows = steps["blue"].rows
+        if bad is None:
+            rows.positions = None
+        else:
+            rows.positions[-1, 1] = bad
+
+    sampler = sampler_of(lambda i: Spoilt(i, spoil), 2, spec=spec)
+    with pytest.raises(PopulationError, match=r"0, group 'blue', step 3: positions is .*finite"):
+        sampler.sample(num_steps=5)
+    sampler_of(lambda i: Spoilt(i, spoil), 2, spec="group").sample(num_steps=5)  # nobody needs them
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "message"),
+    [
+        ("step", None, "step 1: step must return a Step for each of .* returned a NoneType"),
+        ("step", {}, r"step 1: step must return a Step .* but returned \[\]"),
+        ("step", {"red": 1}, r"step 1: step .* but returned \['red'\]"),
+        ("step", {"red": None, "blue": None}, "step 1: step .* but 'red' is a NoneType"),
+        ("reset", None, "step 0: reset must return a Rows for each of .* returned a NoneType"),
+        ("reset", {"red": 0, "blue": 0, "grey": 0}, "step 0: reset .*, but returned .*'grey'"),
+        ("reset", {"red": [0], "blue": [1]}, "step 0: reset .* but 'red' is a list"),
+    ],
+)
+@pytest.mark.parametrize("restart_failed", [False, True])
+def test_what_a_population_forgets_to_return_is_no_signal(method, result, message, restart_failed):
+    def make(index):
+        toy = Toy(index)
+        setattr(toy, method, lambda *args, **kwargs: result)
+        return toy
+
+    with pytest.raises(PopulationError, match=f"population 0, {message}"):
+        sampler_of(make, restart_failed=restart_failed).sample(num_steps=3)
+
+
+def test_an_observation_of_another_type_names_population_group_and_step():
+    class Words(Toy):
+        def observe(self, group, out):
+            out[:] = "high"
+
+    with pytest.raises(PopulationError, match="population 0, group 'red', step 0: observe raised"):
+        sampler_of(Words).sample(num_steps=1)
+
+
 def test_misshapen_rows_of_a_reset_are_refused():
     class Misshapen(Toy):
         def reset(self, *, seed=None):
@@ -755,6 +805,25 @@ class Flaky(Toy):
         raise OSError("lost the game server")
 
 
+class Steady(Toy):
+    """Nobody dies; the first of the populations with the number 1 breaks after 60 steps."""
+
+    def __init__(self, index, made):
+        super().__init__(index)
+        made.append(index)
+        self.breaks = made.count(1) == 1 and index == 1
+
+    def step(self, actions):
+        self.t += 1
+        if self.t == 60 and self.breaks:
+            raise OSError("lost the game server")
+        steps = {}
+        for group, ids in self.ids.items():
+            nobody = np.zeros(len(ids), bool)
+            steps[group] = Step(np.zeros(len(ids)), nobody, nobody, self.rows(group, ids))
+        return steps
+
+
 def flaky(fails, **arguments):
     made = {}
     return sampler_of(lambda i: Flaky(i, made, fails), 3, restart_failed=True, **arguments), made
@@ -812,6 +881,18 @@ def test_what_earlier_fragments_hold_of_a_failed_episode_stays_and_is_not_counte
     assert sum(fragment.agent_steps.values()) == np.count_nonzero(data["loss_mask"])
     played = [e.env_index for e in fragment.episodes]
     assert min(np.bincount(played, minlength=3)) > 1  # it goes on after the failure
+
+
+def test_without_keeping_rows_a_dropped_episode_is_not_counted_either():
+    """The first rows of the episode are gone from memory when it fails."""
+    counts = []
+    for keep in (True, False):
+        make = functools.partial(Steady, made=[])
+        sampler = sampler_of(make, 3, restart_failed=True)
+        fragment = sampler.sample(num_steps=90, keep=keep)
+        assert fragment.failures == 1
+        counts.append(fragment.agent_steps)
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("keep", [True, False])

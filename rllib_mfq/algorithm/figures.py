@@ -68,9 +68,12 @@ def _common(episode: Episode, value: float) -> Figures:
 
 
 def log_recent(metrics: MetricsLogger, recent: deque[Figures]) -> None:
-    """Logs means, minima and maxima over the episodes that ended last, if any has ended."""
-    for key in recent[-1] if recent else ():
-        values = [figures[key] for figures in recent]
+    """Logs means, minima and maxima over the episodes that ended last, if any has ended.
+
+    An environment need not give all of its own figures in every episode.
+    """
+    for key in dict.fromkeys(key for figures in recent for key in figures):
+        values = [figures[key] for figures in recent if key in figures]
         reduce: Any = {"min": min, "max": max, "mean": np.mean}[_reduction(key)]
         metrics.log_value((names.ENV_RUNNER_RESULTS, *key), float(reduce(values)), reduce="item")
 

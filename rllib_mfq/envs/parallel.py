@@ -25,7 +25,7 @@ class PopulationParallelEnv(ParallelEnv[str, Array, int]):  # type: ignore[misc]
         self.population = population
         self.render_mode = getattr(population, "render_mode", None)
         self.metadata = {"name": name, "render_modes": ["rgb_array"]}
-        first = population.reset(seed=0)
+        first = population.reset()  # to know who there is; a seed of its own goes on
         self.possible_agents = [agent for g, rows in first.items() for agent in _names(g, rows)]
         self.agents: list[str] = []
         self._acting: dict[str, list[str]] = {}

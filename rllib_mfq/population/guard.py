@@ -113,14 +113,11 @@ class Guard:
         figures: Any = ask()
         given = figures.values() if isinstance(figures, Mapping) else [figures]
         for figure in given:
-            good = isinstance(figure, Mapping) and all(
-                group in self.groups and isinstance(value, numbers.Real)
-                for group, value in figure.items()
-            )
-            if not good:
+            good = isinstance(figure, Mapping) and figure.keys() == self.groups.keys()
+            if not good or not all(isinstance(value, numbers.Real) for value in figure.values()):
                 raise PopulationError(
-                    f"{place(episode.env_index, episode.length)}: result must return "
-                    f"{{name: {{group: number}}}}, but returned {figures!r}."
+                    f"{place(episode.env_index, episode.length)}: result must return a number for "
+                    f"each of {list(self.groups)} under every name, but returned {figures!r}."
                 )
         return dict(figures)
 
