@@ -34,7 +34,7 @@ def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
     """Rows trained per second by the learner, and by a bare loop on the same batch."""
     config, learner = algo.config, algo.learner_group
     size = config.train_batch_size_per_learner
-    columns = algo._memories["shared"].sample(size * UPDATES)
+    columns = algo.learner_group._learner.memories["shared"].sample(size * UPDATES)
     module = copy.deepcopy(learner._learner.module["shared"].unwrapped())
     network, target = module.q_net, module._target_q_net
     optimizer = torch.optim.Adam(network.parameters(), config.lr)
@@ -45,9 +45,8 @@ def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
         return size * UPDATES
 
     def bare() -> int:
-        tensors = {name: torch.as_tensor(column) for name, column in columns.items()}
         for i in range(UPDATES):
-            part = {k: v[i * size : (i + 1) * size] for k, v in tensors.items()}
+            part = {k: v[i * size : (i + 1) * size] for k, v in columns.items()}
             with torch.no_grad():
                 q_next = target(part["new_obs"], part["next_mean_actions"])
                 value = next_value("mean_field", q_next, module.temperature)

@@ -71,6 +71,11 @@ def bytes_per_row(memory):
     return sum(column.nbytes for column in columns) / memory.capacity
 
 
+def memories(algo):
+    """The memories of the learner in this process."""
+    return algo.learner_group._learner.memories
+
+
 def sample(memory, size):
     """A draw as arrays of its own."""
     return {name: column.numpy().copy() for name, column in memory.sample(size).items()}

@@ -11,7 +11,7 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from small_battles import MODULES, same, small_battle, weights
+from small_battles import MODULES, memories, same, sample, small_battle, weights
 
 import rllib_mfq
 from rllib_mfq import MFQ
@@ -156,7 +156,7 @@ def test_updates_in_one_call_equal_as_many_calls_of_one_update(build):
     config = small_battle(num_steps_sampled_before_learning_starts=4_000)
     whole, apart = build(config), build(config)
     whole.train()
-    columns = whole._memories["red"].sample(3 * 32)
+    columns = sample(memories(whole)["red"], 3 * 32)
     whole.learner_group.update(
         batch=MultiAgentBatch({"red": SampleBatch(columns)}, 96), minibatch_size=32
     )
@@ -202,7 +202,7 @@ def test_q_is_learned_at_the_mean_action_that_mean_action_input_names(
     algo = build(small_battle(mean_action_input=mean_action_input))
     algo.train()
     module = algo.learner_group._learner.module["red"].unwrapped()
-    batch = algo._memories["red"].sample(64)
+    batch = memories(algo)["red"].sample(64)
     assert not torch.equal(batch["mean_actions"], batch["next_mean_actions"])
     expected = module.q_net(batch["obs"], batch[column])
     torch.testing.assert_close(module.forward_train(batch)["q"], expected)
@@ -270,8 +270,8 @@ def test_a_restored_run_goes_on_exactly_where_it_was(build, tmp_path):
             for x in (learner, original)
         ]
         assert torch.equal(*moments)
-        for module_id, memory in algo._memories.items():
-            drawn = [m.get_state()["columns"] for m in (memory, restored._memories[module_id])]
+        for module_id, memory in memories(algo).items():
+            drawn = [m.get_state()["columns"] for m in (memory, memories(restored)[module_id])]
             assert all(np.array_equal(drawn[0][k], drawn[1][k]) for k in drawn[0])
     # From here on the same rows give the same updates.
     for x in (algo, again):
@@ -289,7 +289,7 @@ def test_without_the_memory_a_restored_run_refills_before_it_learns(build, tmp_p
     algo.save_to_path(tmp_path)
     other = build(small_battle(num_steps_sampled_before_learning_starts=60))
     other.restore_from_path(tmp_path)
-    assert all(len(memory) == 0 for memory in other._memories.values())
+    assert all(len(memory) == 0 for memory in memories(other).values())
     other.training_step()
     assert other.learner_group._learner._updates == algo.learner_group._learner._updates
 

@@ -16,7 +16,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
-from small_battles import SIZE, small_battle
+from small_battles import SIZE, memories, small_battle
 
 from rllib_mfq import MFQ, Group, MFQConfig, MFQEnvRunner, PopulationError, Rows, magent2
 from rllib_mfq.algorithm.old_names import ATTRIBUTES, OLD_NAMES
@@ -540,7 +540,7 @@ def test_a_nan_observation_stops_the_run_with_step_and_group_before_the_memory(
         PopulationError, match=rf"group 'blue', step {nan_at}: the observation .* not finite"
     ):
         algo.train()
-    assert all(len(memory) == 0 for memory in algo._memories.values())
+    assert all(len(memory) == 0 for memory in memories(algo).values())
 
 
 def test_a_nan_on_a_remote_evaluation_runner_stops_the_run_too(build):

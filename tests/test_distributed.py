@@ -3,12 +3,13 @@
 import sys
 import time
 
+import numpy as np
 import pytest
 import ray
 import torch
 from ray import cloudpickle
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from small_battles import FaultyBattle, requests_while_learning, small_battle
+from small_battles import FaultyBattle, memories, requests_while_learning, small_battle
 
 from rllib_mfq import PopulationError
 
@@ -35,10 +36,10 @@ def test_remote_runners_sample_with_weights_at_most_one_round_old(build, runners
     results = [algo.train() for _ in range(3)][-1]
     assert results["learners"]["shared"]["qf_loss"] >= 0
     assert results["env_runners"]["episode_len_mean"] == 20
-    assert 0 <= results["weights_lag"] <= 1
+    assert 0 <= results["weights_lag"] <= algo.config.max_weights_lag
     sampled = results["env_runners"]["num_env_steps_sampled_lifetime"]
     assert algo._agent_steps == sampled * 4
-    assert len(algo._memories["shared"]) == algo._agent_steps
+    assert len(memories(algo)["shared"]) == algo._agent_steps
     assert algo.env_runner_group.num_in_flight_async_reqs("sample") == runners
 
 
@@ -65,9 +66,8 @@ def test_a_killed_runner_comes_back_with_current_weights_and_training_goes_on(bu
     assert algo._agent_steps > before
     assert results["fault_tolerance"]["num_healthy_workers"] == 2
     current = sum(p.sum().item() for p in algo.env_runner.module["shared"].parameters())
-    algo._collect()
-    algo._request_fragments()
-    algo._collect()
+    algo._runners.drain()
+    algo._runners.request(algo._state_for_runners)
     assert runner_weights(algo) == pytest.approx([current, current], rel=1e-6)
 
 
@@ -79,8 +79,8 @@ def test_an_environment_that_raises_is_made_anew_and_its_partial_fragment_droppe
     # Both populations of the runner fail at their 27th step: in the third fragment six of
     # their ten steps are lost, and after that each is 4 steps into an episode.
     assert results["env_runners"]["num_env_step_failures"] == 2
-    learnable = sum(int(m._acted.sum()) for m in algo._memories.values())
-    assert learnable == len(algo._memories["shared"]) == algo._agent_steps
+    learnable = sum(int(m._acted.sum()) for m in memories(algo).values())
+    assert learnable == len(memories(algo)["shared"]) == algo._agent_steps
     assert algo._agent_steps < 4 * results["env_runners"]["num_env_steps_sampled_lifetime"]
     assert algo.train()["learners"]["shared"]["qf_loss"] >= 0
 
@@ -97,13 +97,13 @@ def test_a_nan_reward_stops_the_run_with_step_and_group_before_the_memory(build,
     algo = build(shared_battle(FaultyBattle, nan_at=5).env_runners(num_env_runners=runners))
     with pytest.raises(PopulationError, match=r"group 'blue', step 5: the reward .* nan"):
         algo.train()
-    assert all(len(memory) == 0 for memory in algo._memories.values())
+    assert all(len(memory) == 0 for memory in memories(algo).values())
 
 
 def test_two_learners_make_the_same_update_as_one_and_hold_the_same_weights(build):
     alone = build(shared_battle())
     alone.train()
-    batch = alone._memories["shared"].sample(64)
+    batch = memories(alone)["shared"].sample(64)
     config = shared_battle().learners(num_learners=2).training(train_batch_size_per_learner=16)
     pair = build(config)
     assert pair.train()["learners"]["shared"]["qf_loss"] >= 0
@@ -131,3 +131,41 @@ def test_two_learners_make_the_same_update_as_one_and_hold_the_same_weights(buil
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
     assert any((value.numpy() != before[name]).any() for name, value in expected.items())
+
+
+class SlowBattle(FaultyBattle):
+    """A battle whose steps take far longer on the second env runner than on the first."""
+
+    def __init__(self, context):
+        super().__init__({})
+        self.pause = 0.1 * (context.worker_index == 2)
+
+    def step(self, actions):
+        time.sleep(self.pause)
+        return super().step(actions)
+
+
+def test_intensity_and_age_are_exact_over_100_rounds_and_a_slow_runner_delays_nobody(build):
+    config = shared_battle(SlowBattle).env_runners(num_env_runners=2)
+    algo = build(config.training(training_intensity=0.7, max_weights_lag=1))
+    played, fetch, lags, rows = [], algo._runners._fetch, [], 0
+
+    def watched(*args):
+        played.append(fetch(*args))
+        return played[-1]
+
+    algo._runners._fetch = watched
+    for _ in range(100):
+        before = algo._agent_steps
+        algo.training_step()
+        lags.append(algo.metrics.peek("weights_lag"))
+        if algo._memories.have_been_given(50):
+            rows += algo._agent_steps - before
+    fragments = sum(map(len, played))
+    assert fragments >= 100 and np.mean([len(each) for each in played]) < 1.5
+    assert max(lags) <= 1
+    dropped = algo.metrics.peek("num_agent_steps_dropped_lifetime")
+    assert dropped > 0  # by the slow runner, and counted
+    assert algo._agent_steps + dropped == fragments * 10 * 2 * 4
+    updates = algo.learner_group._learner._updates
+    assert abs(updates * 32 - 0.7 * rows) < 32

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack
+from small_battles import memories
 
 from rllib_mfq import MFQConfig
 from rllib_mfq.algorithm.environment import make_creator, probe
@@ -60,7 +61,7 @@ def test_rllibs_own_atari_wrapper_works_as_in_its_examples(build, framestack):
     algo = build(MFQConfig().environment(Wrapped, env_config=arguments).training(**SMALL))
     while not algo.train()["num_updates"]:
         pass
-    (memory,) = algo._memories.values()
+    (memory,) = memories(algo).values()
     assert memory.sample(2)["obs"].shape == (2, 64, 64, framestack or 1)
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from small_battles import sample, small_battle, weights
+from small_battles import memories, sample, small_battle, weights
 from test_replay import Rows
 from test_sampler import LAYOUTS, Flaky, Toy, by_hand, sampler_of
 
@@ -77,7 +77,7 @@ def test_both_api_stacks_learn_the_same_from_several_steps(build):
     new, old = build(small_battle(n_step=3)), build(small_battle(old=True, n_step=3))
     for algo in (new, old):
         algo.train()
-        assert algo._memories["red"].n_step == 3
+        assert memories(algo)["red"].n_step == 3
     mine, theirs = (weights(algo, "red") for algo in (new, old))
     assert all(torch.allclose(mine[name], theirs[name], rtol=1e-4) for name in mine)
 

@@ -11,7 +11,7 @@ from ray.rllib.core.models.base import ENCODER_OUT, Encoder
 from ray.rllib.core.models.catalog import Catalog
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
-from small_battles import small_battle
+from small_battles import memories, small_battle
 from torch import nn
 
 from examples.attention import NeighbourAttention, config
@@ -223,7 +223,7 @@ def test_images_stay_bytes_from_the_environment_to_the_learners_batch(build):
     config.evaluation(evaluation_interval=1, evaluation_duration=2)
     algo = build(config.training(train_batch_size_per_learner=16))
     assert algo.train()["num_updates"]
-    (memory,) = algo._memories.values()
+    (memory,) = memories(algo).values()
     batch = memory.sample(50)
     for name in ("obs", "new_obs"):
         assert batch[name].dtype == torch.uint8 and batch[name].shape[1:] == (4, 21, 21)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_battles import memories
 
 from rllib_mfq import MFQ
 from rllib_mfq.algorithm.checkpoint import find_modules, load_modules, saved_settings
@@ -31,7 +32,7 @@ def test_a_run_goes_on_from_an_old_checkpoint_with_its_memory_and_its_opponent(k
     folder = shutil.copytree(FOLDER / kind, tmp_path / kind)
     algo = MFQ.from_checkpoint(str(folder))
     assert algo.iteration == 3 and algo._agent_steps == 216
-    assert all(len(memory) > 0 for memory in algo._memories.values())
+    assert all(len(memory) > 0 for memory in memories(algo).values())
     has_pool = kind.endswith("pool")
     assert (algo._self_play.KIND == "pool") == has_pool
     assert algo._self_play.opponents == 2 * has_pool

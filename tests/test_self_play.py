@@ -1,11 +1,12 @@
 """Self-play against an opponent: who plays, who learns, and what a checkpoint keeps."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 import ray
-from small_battles import same, small_battle, weights
+from small_battles import memories, same, small_battle, weights
 
 from rllib_cli.hooks import hooks
 from rllib_mfq import MFQ
@@ -56,8 +57,8 @@ def test_the_memory_holds_the_learners_rows_and_nobody_elses(build, self_play, o
     results = algo.train()
     rows = algo._agent_steps
     assert rows == 4 * 10 * 2 * 2  # fragments, steps, environments, agents of one side
-    assert sum(len(memory) for memory in algo._memories.values()) == rows
-    assert len(algo._memories["red"]) == len(algo._memories["blue"]) == rows / 2
+    assert sum(len(memory) for memory in memories(algo).values()) == rows
+    assert len(memories(algo)["red"]) == len(memories(algo)["blue"]) == rows / 2
     assert results["agent_steps_sampled_lifetime"] == results["replay_size"] == rows
     assert results["env_runners"]["num_agent_steps_sampled"] == {"red": rows / 2, "blue": rows / 2}
     assert results["env_runners"]["num_env_steps_sampled_lifetime"] == 80
@@ -78,7 +79,7 @@ def test_latest_is_the_default_and_plays_in_one_sampler(build):
 @BOTH
 def test_a_shared_policy_learns_both_sides_by_rows_that_find_their_next(build, self_play, old):
     algo = build(shared(battle(self_play, old)))
-    batches = algo._collect()
+    (batches,) = algo._runners.collect(algo._state_for_runners)
     assert [batch.mine for batch in batches] == ["red", "blue"]
     for number, batch in enumerate(batches):
         assert set(batch.policy_batches) == {"shared"}
@@ -90,9 +91,8 @@ def test_a_shared_policy_learns_both_sides_by_rows_that_find_their_next(build, s
         assert len(after) and np.array_equal(columns["t"][after], columns["t"][going_on] + 1)
         for name in ("group", "agent_index", "eps_id"):
             assert np.array_equal(columns[name][after], columns[name][going_on])
-    for batch in batches:
-        algo._memories.add(batch.policy_batches, batch.links)
-    assert len(algo._memories["shared"]) == 40
+    algo._memories.give([batches])
+    assert len(memories(algo)["shared"]) == 40
 
 
 def test_the_two_halves_play_different_games(build):
@@ -146,16 +146,16 @@ def test_it_moves_only_after_a_round_that_was_won_and_by_the_formula():
 
 def rig(algo, score):
     """Every match ends as `score`, given the learner's group, says."""
-    collect = algo._collect
+    collect = algo._runners.collect
 
-    def rigged():
-        batches = collect()
-        for batch in batches:
+    def rigged(state):
+        played = collect(state)
+        for batch in itertools.chain(*played):
             for episode in batch.episodes:
                 episode.result = {"score": score(batch.mine)}
-        return batches
+        return played
 
-    algo._collect = rigged
+    algo._runners.collect = rigged
 
 
 @STACKS
@@ -266,13 +266,18 @@ def test_a_restored_run_goes_on_with_the_opponent_it_would_have_had(
         assert_same(opponent_of(run.env_runner), opponent_of(algo.env_runner))
         assert list(run._self_play._shares) == list(algo._self_play._shares) != []
     recorded = []
-    collect = algo._collect
-    algo._collect = lambda: recorded.append(copied(collect())) or copied(recorded[-1])
+    collect = algo._runners.collect
+
+    def record(state):
+        recorded.append([copied(fragments) for fragments in collect(state)])
+        return copied(recorded[-1])
+
+    algo._runners.collect = record
     for _ in range(8):
         algo.training_step()
     for run in runs[1:]:
         fragments = iter(recorded)
-        run._collect = lambda fragments=fragments: copied(next(fragments))
+        run._runners.collect = lambda state, fragments=fragments: copied(next(fragments))
         for _ in recorded:
             run.training_step()
         assert_same(run._self_play.weights, algo._self_play.weights)
@@ -329,9 +334,8 @@ def test_a_remote_runner_has_the_algorithms_opponent_also_after_a_restart(build,
 
     def theirs():
         """The opponent of the runner once it has been asked for its next fragment."""
-        while group.num_in_flight_async_reqs("sample"):
-            algo._fetch_fragments()
-        algo._request_fragments()
+        algo._runners.drain()
+        algo._runners.request(algo._state_for_runners)
         state, *_ = group.foreach_env_runner(
             lambda runner: runner._opponent.get_state(inference_only=True),
             local_env_runner=False,
@@ -346,7 +350,7 @@ def test_a_remote_runner_has_the_algorithms_opponent_also_after_a_restart(build,
             break
     assert_same(theirs(), algo._self_play.weights)
     rows = algo._agent_steps
-    assert rows == sum(len(memory) for memory in algo._memories.values())
+    assert rows == sum(len(memory) for memory in memories(algo).values())
 
 
 def test_figures_are_reported_and_may_be_stopped_at(build):

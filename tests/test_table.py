@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_battles import OLD
+from small_battles import OLD, memories
 
 from rllib_mfq import MFQConfig
 from rllib_mfq.mean_field.objective import mfq_loss
@@ -156,5 +156,5 @@ def test_short_fragments_in_a_small_memory_are_learned_from(build):
     algo = build(config.env_runners(num_envs_per_env_runner=4, rollout_fragment_length=1))
     for _ in range(3):
         algo.train()
-    assert len(algo._memories["spin"]) < 150
+    assert len(memories(algo)["spin"]) < 150
     assert entries(algo).abs().max() > 0.5

@@ -10,10 +10,11 @@ import contextlib
 import json
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModule
 
@@ -214,3 +215,51 @@ def _has_callbacks(config: Any) -> bool:
     default = vars(AlgorithmConfig())
     names = [name for name in default if name.startswith("callbacks_")]
     return any(getattr(config, name) not in (None, default[name]) for name in names)
+
+
+def save_memories(path: str | Path, filesystem: Any, states: Iterable[Mapping[str, Any]]) -> None:
+    """Writes the state of every learner's memories into a file of its own, one after another.
+
+    A file gets its name when it is complete.
+
+    Args:
+        path: an algorithm's checkpoint, or its URI.
+        filesystem: of the path; None if it is this machine's or the URI says.
+        states: one for each learner.
+    """
+    filesystem, folder = _filesystem(path, filesystem)
+    filesystem.create_dir(str(folder / REPLAY), recursive=True)
+    for learner, state in enumerate(states):
+        file = str(folder / REPLAY / f"learner_{learner}.pkl")
+        with filesystem.open_output_stream(f"{file}.part") as stream:
+            pickle.dump(state, stream, protocol=5)
+        filesystem.move(f"{file}.part", file)
+
+
+def memory_files(path: str | Path, filesystem: Any = None) -> list[tuple[Any, str]]:
+    """The files of `save_memories` in a checkpoint, in the order of the learners."""
+    filesystem, folder = _filesystem(path, filesystem)
+    files: list[tuple[Any, str]] = []
+    while True:
+        file = str(folder / REPLAY / f"learner_{len(files)}.pkl")
+        if filesystem.get_file_info(file).type == pyarrow.fs.FileType.NotFound:
+            return files
+        files.append((filesystem, file))
+
+
+def load_memories(file: tuple[Any, str]) -> dict[str, Any]:
+    """Reads one of the `memory_files`."""
+    filesystem, path = file
+    with filesystem.open_input_stream(path) as stream:
+        state: dict[str, Any] = pickle.load(stream)
+    return state
+
+
+def _filesystem(path: str | Path, filesystem: Any) -> tuple[Any, Path]:
+    """The filesystem of a path or URI, and the path in it."""
+    text = str(path)
+    if filesystem is None:
+        filesystem, text = pyarrow.fs.FileSystem.from_uri(
+            text if "://" in text else str(Path(text).absolute())
+        )
+    return filesystem, Path(text)

@@ -11,7 +11,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
-from ray.rllib.policy.sample_batch import MultiAgentBatch
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
@@ -25,6 +25,7 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor, nn
 
 from rllib_mfq.algorithm.divergence import Diverged, diverged
+from rllib_mfq.algorithm.replay import check_fits, make_memories, replay_device
 from rllib_mfq.algorithm.rl_module import MEAN_ACTIONS, NEXT_MEAN_ACTIONS, MFQTorchRLModule
 from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
@@ -48,7 +49,13 @@ class MFQTorchLearner(TorchLearner):
         self._figures: dict[str, dict[str, Tensor]] = {}  # of the latest update, by module
         self._trained_rows: Counter[str] = Counter()  # by module, of updates not logged yet
         self._trained_env_steps: list[int] = []  # of each of these updates
+        check_fits(self.config, replay_device(self.config, self.device))
+        self.make_memories()
         self.module.foreach_module(lambda module_id, module: module.make_target_networks())
+
+    def make_memories(self) -> None:
+        """Makes the memories, `memories`, with nothing in them."""
+        self.memories = make_memories(self.config, self.device, self._learner_index)
 
     @override(TorchLearner)
     def add_module(self, *, module_id: str, **kwargs: Any) -> Any:
@@ -120,10 +127,31 @@ class MFQTorchLearner(TorchLearner):
         self._trained_rows.clear()
         self._trained_env_steps.clear()
 
+    @override(TorchLearner)
+    def update(self, **kwargs: Any) -> Any:
+        """As RLlib's; a remote learner returns a Diverged, for one that it raises only ends it."""
+        try:
+            return super().update(**kwargs)
+        except Diverged as error:
+            if not self.config.num_learners:
+                raise
+            return error
+
     @override(Learner)
     def _create_iterator_if_necessary(
-        self, *, minibatch_size: int | None = None, **kwargs: Any
+        self, *, updates: int = 0, minibatch_size: int | None = None, **kwargs: Any
     ) -> Iterator[MultiAgentBatch]:
+        """A batch for each of so many `updates`, from the memories; without them, what is given."""
+        size = self.config.train_batch_size_per_learner
+        for drawn in self.memories.batches(size, updates) if updates else ():
+            batches = {
+                module_id: SampleBatch(columns)
+                for module_id, columns in drawn.items()
+                if self.should_module_be_updated(module_id)
+            }
+            yield MultiAgentBatch(batches, size)
+        if updates:
+            return
         # RLlib's iterator copies every minibatch; slices of a batch drawn at random need not be.
         for batch in super()._create_iterator_if_necessary(**kwargs):
             modules = batch.policy_batches

@@ -6,49 +6,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils import force_list
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 
-from rllib_mfq.algorithm.checkpoint import PROGRESS, REPLAY, check_restorable, finish
+from rllib_mfq.algorithm.checkpoint import (
+    PROGRESS,
+    REPLAY,
+    check_restorable,
+    finish,
+    load_memories,
+    memory_files,
+    save_memories,
+)
 from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.divergence import check_weights
 from rllib_mfq.algorithm.environment import env_creator, probe
 from rllib_mfq.algorithm.figures import Figures, episode_figures, keep_known, log_recent
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
+from rllib_mfq.algorithm.learner_memories import LearnerMemories, update
 from rllib_mfq.algorithm.opponents import load_opponent
-from rllib_mfq.algorithm.roster import is_trained, modules_of_groups, try_networks
+from rllib_mfq.algorithm.replay import check_fits_this_node, trained_modules
+from rllib_mfq.algorithm.roster import modules_of_groups, try_networks
+from rllib_mfq.algorithm.sampling import Runners
 from rllib_mfq.algorithm.self_play import KINDS, Weights, self_play_settings
-from rllib_mfq.population.population import PopulationError
-from rllib_mfq.replay.memory import Memories, ReplayMemory
 
 SELF_PLAY = "self_play"
-SAMPLE = "sample"  # tag of the requests for fragments
-
-
-def _sample(runner: Any, state: dict[str, Any] | None = None) -> Any:
-    """One fragment and the metrics; or, as a value, the error that the environment caused."""
-    if state is not None:
-        runner.set_state(state)
-    try:
-        samples = runner.sample()
-    except PopulationError as error:
-        return error  # an error that is raised in a runner only restarts the runner
-    return samples, runner.metrics.reduce()
 
 
 class MFQ(Algorithm):
     """Mean field Q-learning (Yang et al., ICML 2018, "Algorithm 1").
 
-    A training step takes one fragment from every env runner, adds it to the memory of each
-    module, and makes as many updates as `training_intensity` asks for. With remote env
-    runners, the next fragment is under way while the learner learns from the last one.
+    A training step takes the fragments that are ready, gives each to the memories of one learner,
+    and makes as many updates as `training_intensity` asks for. With remote env runners, the next
+    fragments are under way while the learners learn. The rows stay in the object stores of runners
+    and learners: of remote ones this process sees only counts, episodes and weights.
     """
 
     _get_env_id_and_creator = staticmethod(env_creator)
@@ -65,6 +63,7 @@ class MFQ(Algorithm):
         config.groups = None  # it may have been used before, with another environment
         config.resolve_groups(lambda: probe(self.env_creator, config.env_config))
         try_networks(config)
+        check_fits_this_node(config)
         for name, spec in config.evaluation_opponents.items():
             load_opponent(name, spec, config.groups or {})
         config.freeze()
@@ -72,6 +71,7 @@ class MFQ(Algorithm):
         self._modules = modules_of_groups(config)
         self._agent_steps = 0
         self._rounds = 0  # calls of the learner, which number the weights
+        self._put: tuple[Any, ray.ObjectRef] | None = None  # the state of runners, and its numbers
         self._owed = 0.0  # updates that the rows sampled so far ask for, not yet made
         self._episodes: deque[Figures] = deque(maxlen=config.metrics_num_episodes_for_smoothing)
         self._latest: dict[str, Any] = {}  # results that are not made in every iteration
@@ -95,13 +95,8 @@ class MFQ(Algorithm):
     def _begin(self) -> None:
         """Makes what needs RLlib's part of the algorithm: memories and self-play."""
         config = self.config
-        self._memories = Memories()
-        for index, module_id in enumerate(sorted(set(self._modules.values()))):
-            if is_trained(config, module_id):
-                seed = None if config.seed is None else config.seed + index
-                self._memories[module_id] = ReplayMemory(
-                    config.replay_capacity, config.replay_obs_dtype, seed, config.n_step
-                )
+        self._runners = Runners(self.env_runner_group, config, self.metrics)
+        self._memories = LearnerMemories(self.learner_group, trained_modules(config))
         window = config.metrics_num_episodes_for_smoothing
         settings = self_play_settings(config.self_play)
         kind = KINDS[settings["opponent"]]
@@ -161,60 +156,33 @@ class MFQ(Algorithm):
         local = self.env_runner_group.local_env_runner
         with self.metrics.log_time((names.TIMERS, names.ENV_RUNNER_SAMPLING_TIMER)):
             started = time.perf_counter()
-            batches = self._collect()
+            played = self._runners.collect(self._state_for_runners)
+        self._runners.request(self._state_for_runners)  # they sample while we learn
+        arrived = self._memories.give(played)
+        batches = [batch for fragments in arrived for batch in fragments]
         for batch in batches:
             self._agent_steps += batch.agent_steps()
             self._episodes += [episode_figures(each, self._modules) for each in batch.episodes]
-            self._memories.add(batch.policy_batches, batch.links)
-        if self.env_runner_group.num_remote_env_runners():
-            self._request_fragments()  # they sample while we learn
         updates = self._updates_owed(batches)
         if updates:
             with self.metrics.log_time((names.TIMERS, names.LEARNER_UPDATE_TIMER)):
                 self._learn(updates)
+            self._runners.learned += len(arrived)
             local.set_state(self._weights())
         shares = [e.shares()[b.mine] for b in batches if b.mine is not None for e in b.episodes]
         self._self_play.end_round(shares, self._agent_steps)
         local.set_state(self._self_play.for_runners())
         rows = sum(batch.agent_steps() for batch in batches)
-        self._log(rows, updates, time.perf_counter() - started)
+        lost = {"num_fragments_lost_lifetime": len(played) - len(arrived)}
+        self._log(rows, updates, time.perf_counter() - started, lost)
         return batches, updates
 
-    def _request_fragments(self) -> None:
-        """Asks every idle remote runner for a fragment, played with the current weights."""
-        group = self.env_runner_group
-        if group.num_in_flight_async_reqs(SAMPLE) < group.num_healthy_remote_env_runners():
-            # Everything that a runner, which may have been restarted, needs to play.
-            state = self._weights() | self._self_play.for_runners()
-            group.foreach_env_runner_async(_sample, tag=SAMPLE, kwargs={"state": state})
-
-    def _fetch_fragments(self) -> list[tuple[int, Any]]:
-        """Waits for the fragments under way, which no later call returns."""
-        return self.env_runner_group.fetch_ready_async_reqs(
-            tags=SAMPLE, timeout_seconds=self.config.sample_timeout_s
-        )
-
-    def _collect(self) -> list[FragmentBatch]:
-        """One fragment from every env runner that has one to give.
-
-        Raises the PopulationError of a runner.
-        """
-        if self.env_runner_group.num_remote_env_runners():
-            self._request_fragments()
-            fetched = sorted(self._fetch_fragments(), key=lambda pair: pair[0])
-            results = [result for _, result in fetched]
-        else:
-            results = [_sample(self.env_runner_group.local_env_runner)]
-        for result in results:
-            if isinstance(result, PopulationError):
-                raise result
-        batches = [batch for samples, _ in results for batch in force_list(samples)]
-        self.metrics.aggregate([metrics for _, metrics in results], key=names.ENV_RUNNER_RESULTS)
-        for batch in batches:
-            # A fragment is requested before the last fragment's updates are made, so its weights
-            # are at most one round of updates old.
-            self.metrics.log_value("weights_lag", self._rounds - batch.weights_seq_no, reduce="max")
-        return batches
+    def _state_for_runners(self) -> ray.ObjectRef:
+        """Everything that a runner, which may have been restarted, needs to play."""
+        numbers = (self._rounds, self._self_play.number)
+        if self._put is None or self._put[0] != numbers:
+            self._put = numbers, ray.put(self._weights() | self._self_play.for_runners())
+        return self._put[1]
 
     def _weights(self) -> dict[str, Any]:
         state = self.learner_group.get_state(
@@ -234,32 +202,27 @@ class MFQ(Algorithm):
             steps
             for batch in batches
             for group, steps in batch.steps_of_groups.items()
-            if self._modules[group] in self._memories
+            if self._modules[group] in self._memories.modules
         )
-        per_update = config.total_train_batch_size * len(self._memories)
+        per_update = config.total_train_batch_size * len(self._memories.modules)
         self._owed += config.training_intensity * rows / per_update
         updates = int(self._owed)
         self._owed -= updates
         return updates
 
     def _learn(self, updates: int) -> None:
-        size, learners = self.config.total_train_batch_size, max(1, self.config.num_learners)
-        # One call for all updates: RLlib's overhead per call is that of an update.
-        batches = self._memories.sample(size * updates)
+        """Makes every learner learn from so many batches of its memories, in one call."""
         env_steps = (names.ENV_RUNNER_RESULTS, names.NUM_ENV_STEPS_SAMPLED_LIFETIME)
         timesteps = {
             names.NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(env_steps, default=0),
             names.NUM_AGENT_STEPS_SAMPLED_LIFETIME: self._agent_steps,
         }
-        batch = MultiAgentBatch({m: SampleBatch(b) for m, b in batches.items()}, size * updates)
-        results = self.learner_group.update(
-            batch=batch, minibatch_size=size // learners, timesteps=timesteps
-        )
+        results = update(self.learner_group, timesteps=timesteps, updates=updates)
         self.metrics.aggregate(results, key=names.LEARNER_RESULTS)
         self._rounds += 1
         self._fresh.add(names.LEARNER_RESULTS)
 
-    def _log(self, rows: int, updates: int, seconds: float) -> None:
+    def _log(self, rows: int, updates: int, seconds: float, lost: Mapping[str, int]) -> None:
         log = self.metrics.log_value
         log_recent(self.metrics, self._episodes)
         for name, value in self._self_play.figures().items():
@@ -267,27 +230,41 @@ class MFQ(Algorithm):
         log("agent_steps_sampled_lifetime", self._agent_steps, reduce="item")
         log("agent_steps_per_second", rows / seconds, window=100)
         log("num_updates", updates, reduce="sum")
-        log("replay_size", sum(len(m) for m in self._memories.values()), reduce="item")
+        log("replay_size", len(self._memories), reduce="item")
+        for name, count in lost.items():
+            log(name, count, reduce="lifetime_sum")
 
     @override(Algorithm)
-    def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        state: dict[str, Any] = super().get_state(components, **kwargs)
-        return state | (self._progress() if components is None else {})
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state(
+            components, not_components=not_components, **kwargs
+        )
+        # RLlib leaves components out when it saves them in folders; the memories have theirs.
+        return state | (self._progress(not_components is None) if components is None else {})
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
-        self._memories.set_state(state.get(REPLAY, {}))  # first, for it may raise
+        self._set_memories(state)  # first, for it may raise
         super().set_state(state)
         self._set_progress(state)
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress(self, with_memories: bool) -> dict[str, Any]:
         """What MFQ adds to RLlib's state."""
         counters = {"agent_steps": self._agent_steps, "owed": self._owed, "rounds": self._rounds}
         kept = {"episodes": list(self._episodes), SELF_PLAY: self._self_play.get_state()}
-        keep = self.config.store_replay_in_checkpoints
-        return {PROGRESS: counters | kept} | ({REPLAY: self._memories.get_state()} if keep else {})
+        keep = with_memories and self.config.store_replay_in_checkpoints
+        return {PROGRESS: counters | kept} | ({REPLAY: [*self._memories.states()]} if keep else {})
+
+    def _set_memories(self, state: Mapping[str, Any]) -> None:
+        """Restores memories that are in the state; one alone, as version 0.1 had it, or several."""
+        states = force_list(state.get(REPLAY, []))
+        if states:
+            self._memories.set_states(states, len(states))
 
     def _set_progress(self, state: dict[str, Any]) -> None:
+        self._put = None
         if PROGRESS in state:
             progress = state[PROGRESS]
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
@@ -298,14 +275,19 @@ class MFQ(Algorithm):
             self.env_runner_group.local_env_runner.set_state(self._self_play.for_runners())
 
     @override(Algorithm)
-    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """As RLlib's; in a folder of this machine with what `checkpoint.finish` adds.
+    def save_to_path(
+        self, path: str | Path | None = None, *, filesystem: Any = None, **kwargs: Any
+    ) -> str:
+        """As RLlib's, with a file of each learner's memory if they are stored.
 
-        Raises Diverged, and writes nothing, if the networks are not finite.
+        A folder of this machine gets what `checkpoint.finish` adds, too. Raises Diverged, and
+        writes nothing, if the networks are not finite.
         """
         check_weights(self._learner_weights())
-        folder = str(super().save_to_path(path, **kwargs))
-        if "://" not in str(path) and not kwargs.get("filesystem"):
+        folder = str(super().save_to_path(path, filesystem=filesystem, **kwargs))
+        if self.config.store_replay_in_checkpoints and kwargs.get("state") is None:
+            save_memories(path or folder, filesystem, self._memories.states())
+        if "://" not in str(path) and not filesystem:
             self._finish(folder)
         return folder
 
@@ -325,12 +307,16 @@ class MFQ(Algorithm):
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         self._before_restore(path, kwargs)
         super().restore_from_path(path, *args, **kwargs)
+        files = memory_files(path, kwargs.get("filesystem"))
+        if files and not kwargs.get("component"):
+            self._memories.set_states(map(load_memories, files), len(files))
 
     def _before_restore(self, path: str | Path, kwargs: Mapping[str, Any]) -> None:
         if not kwargs and "://" not in str(path):  # a whole one in a folder of this machine
             modules = dict(self.env_runner.module.items())
             check_restorable(Path(path), modules, vars(self.config))
-        self._fetch_fragments()  # the fragments under way belong to the run before it is restored
+        # The fragments under way belong to the run before it is restored.
+        self._runners.drain()
 
 
 MFQConfig.algorithm = MFQ

@@ -85,8 +85,14 @@ class MFQSettings(AlgorithmConfig):
             int, Setting(kinds.POSITIVE, 1, per_module=True)
         ] = NotProvided,
         training_intensity: Annotated[float, Setting(kinds.NUMBER, 0.5)] = NotProvided,
+        max_weights_lag: Annotated[
+            float, Setting(kinds.number("of at least 1", ge=1), 10.0)
+        ] = NotProvided,
         replay_capacity: Annotated[int, Setting(kinds.POSITIVE, 100_000)] = NotProvided,
         replay_obs_dtype: Annotated[str | None, Setting(kinds.NUMBER_TYPE, None)] = NotProvided,
+        replay_device: Annotated[
+            str, Setting(kinds.one_of("auto", "cpu", "cuda"), "auto")
+        ] = NotProvided,
         store_replay_in_checkpoints: Annotated[bool, Setting(kinds.BOOL, False)] = NotProvided,
         self_play: Annotated[
             Mapping[str, Any],
@@ -122,9 +128,15 @@ class MFQSettings(AlgorithmConfig):
             target_network_update_freq: gradient updates between two such moves (updates, not
                 sampled steps as in RLlib's DQN: the paper moves it after every update).
             training_intensity: rows trained per row sampled.
-            replay_capacity: rows each module's memory holds.
+            max_weights_lag: how old the weights may be that remote env runners play with: of how
+                many fragments per env runner the learner may have learned since. It is 1 where
+                all are equally fast; rows of a runner so much slower are dropped, and counted in
+                `num_agent_steps_dropped_lifetime`.
+            replay_capacity: rows that are kept of each module, by all learners together.
             replay_obs_dtype: type to keep observations in, such as `float16`; None keeps
                 theirs.
+            replay_device: where rows are kept: `cpu`, the learner's node; `cuda`, its GPU; `auto`,
+                its GPU if it has one and they fit.
             store_replay_in_checkpoints: write the memories into checkpoints.
             self_play: who plays the other side of battles between two groups:
                 `{opponent: latest}`, the learner itself; `{opponent: tracked, tau: 0.99}`,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
@@ -98,6 +99,16 @@ def check_settings(config: Any) -> None:
             f"num_steps_sampled_before_learning_starts is {starts}; it must be at most "
             f"replay_capacity, which is {config.replay_capacity}."
         )
+    if config.replay_device == "cuda":
+        if not config.num_gpus_per_learner:
+            raise ValueError(
+                "replay_device is 'cuda', but num_gpus_per_learner is 0, so that no learner has a "
+                "GPU; set it, or use 'cpu' or 'auto'."
+            )
+        if not config.num_learners and not torch.cuda.is_available():
+            raise ValueError(
+                "replay_device is 'cuda', but torch finds no GPU on this node; use 'cpu' or 'auto'."
+            )
     if config.framework_str != "torch":
         raise ValueError(f"framework is {config.framework_str!r}; MFQ needs 'torch'.")
     if not config.create_local_env_runner:
@@ -149,10 +160,12 @@ def check_environment(config: Any, first: Mapping[str, Rows]) -> None:
         others, half = rows_of_module[module_id], count // 2
         rows_of_module[module_id] = max(others, half) if config.has_opponent else others + count
     steps = config.get_rollout_fragment_length() + 1  # the rows before the first step, too
+    learners = max(1, config.num_learners)
+    each = f" for {learners} learners" if learners > 1 else ""
     for module_id, count in rows_of_module.items():
-        if count * steps > config.replay_capacity:
+        if count * steps > config.replay_capacity // learners:
             raise ValueError(
-                f"replay_capacity is {config.replay_capacity}, but one fragment of module "
+                f"replay_capacity is {config.replay_capacity}{each}, but one fragment of module "
                 f"{module_id!r} has {count * steps} rows; raise it, or lower "
                 "rollout_fragment_length or num_envs_per_env_runner."
             )

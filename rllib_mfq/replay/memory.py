@@ -14,6 +14,16 @@ from rllib_mfq.replay.sequences import Borders, follow
 DRAWN = ("obs", "actions", "rewards", "terminateds", "mean_actions", "next_mean_actions")
 KEPT = (*DRAWN, "action_mask")  # as tensors on the device
 NUMBERED = ("loss_mask", "distance")  # as arrays of the host, where rows are numbered and drawn
+WRITTEN = (*KEPT, "loss_mask", "next_row")  # what a memory reads of a fragment
+
+
+def bytes_per_row(
+    obs_shape: tuple[int, ...], obs_dtype: Any, mean_action_dim: int, num_actions: int = 0
+) -> int:
+    """What a row takes in a memory; `num_actions` if the environment has masks, else 0."""
+    observation = int(np.prod(obs_shape)) * int(np.dtype(obs_dtype).itemsize)
+    others = int(np.dtype("i4,f4,?,?,i4").itemsize)  # action, reward, terminated, acted, distance
+    return observation + others + 2 * 4 * mean_action_dim + num_actions
 
 
 class ReplayMemory:
@@ -39,7 +49,7 @@ class ReplayMemory:
         self,
         capacity: int,
         obs_dtype: str | None = None,
-        seed: int | None = None,
+        seed: int | list[int] | None = None,
         n_step: int = 1,
         device: str | torch.device = "cpu",
         batch_device: str | torch.device | None = None,

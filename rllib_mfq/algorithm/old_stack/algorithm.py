@@ -8,23 +8,25 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.evaluation.metrics import RolloutMetrics, summarize_episodes
 from ray.rllib.evaluation.rollout_worker import RolloutWorker
-from ray.rllib.policy.sample_batch import MultiAgentBatch
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils import metrics as keys
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.utils import merge_dicts
 
-from rllib_mfq.algorithm.checkpoint import MODULES, REPLAY
+from rllib_mfq.algorithm.checkpoint import MODULES
 from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.divergence import check_network, check_weights, diverged
 from rllib_mfq.algorithm.env_runner import PopulationRunner
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
+from rllib_mfq.algorithm.replay import make_memories
 from rllib_mfq.algorithm.roster import spaces_of_modules
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
@@ -141,7 +143,7 @@ class OldStackAlgorithm(Algorithm):
             batch.agent_steps() for batch in batches
         )
         self._counters[keys.NUM_ENV_STEPS_TRAINED] += rows
-        self._counters[keys.NUM_AGENT_STEPS_TRAINED] += rows * len(self._memories)
+        self._counters[keys.NUM_AGENT_STEPS_TRAINED] += rows * len(self._memories.modules)
         self.metrics.log_value(keys.NUM_TRAINING_STEP_CALLS_PER_ITERATION, 1, reduce="sum")
         return self.learner_group.info
 
@@ -211,19 +213,18 @@ class OldStackAlgorithm(Algorithm):
     @override(Algorithm)
     def __getstate__(self) -> dict[str, Any]:
         own = type(self).__bases__[1]  # chooses the stack again when it is restored
-        return super().__getstate__() | self._progress() | {"algorithm_class": own}
+        return super().__getstate__() | self._progress(True) | {"algorithm_class": own}
 
     @override(Algorithm)
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._fetch_fragments()
-        self._memories.set_state(state.get(REPLAY, {}))
+        self._runners.drain()
+        self._set_memories(state)
         super().__setstate__(state)
         self._set_progress(state)
         self.learner_group.weights_seq_no = self._rounds
         # `from_checkpoint` forgets the config's policies_to_train; the worker's state has it.
         trained = self.env_runner.get_policies_to_train()
-        for module_id in self._memories.keys() - set(trained):
-            del self._memories[module_id]
+        self._memories.forget(self._memories.modules - set(trained))
 
 
 def _evaluate_on(worker: MFQRolloutWorker, unit: str, duration: int) -> tuple[Any, ...]:
@@ -234,36 +235,49 @@ def _evaluate_on(worker: MFQRolloutWorker, unit: str, duration: int) -> tuple[An
 class PolicyLearnerGroup:
     """What `MFQ` asks of RLlib's LearnerGroup, done by the policies of a rollout worker.
 
+    It is its own one learner.
+
     Args:
         worker: the local one.
     """
 
+    is_local = True
+    _learner_index = 0
+    foreach_learner = LearnerGroup.foreach_learner
+
     def __init__(self, worker: Any) -> None:
         self._worker = worker
+        self._learner = self
         self._metrics = MetricsLogger(root=False)
         self.weights_seq_no = 0
         self.info: dict[str, Any] = {}  # of the latest update, as RLlib's old stack reports it
+        self.make_memories()
 
-    def update(
-        self, *, batch: MultiAgentBatch, minibatch_size: int, timesteps: Mapping[str, int]
-    ) -> list[Any]:
-        """Makes one update per minibatch; see `LearnerGroup.update`."""
+    def __len__(self) -> int:
+        """The number of remote learners."""
+        return 0
+
+    def make_memories(self) -> None:
+        """Makes the memories, `memories`, with nothing in them."""
+        self.memories = make_memories(self._worker.config)
+
+    def update(self, *, updates: int, timesteps: Mapping[str, int], **kwargs: Any) -> list[Any]:
+        """Makes `updates` updates of the memories' modules; see `LearnerGroup.update`."""
         self.weights_seq_no += 1
-        modules = batch.policy_batches
-        policies = {module_id: self._worker.policy_map[module_id] for module_id in modules}
+        policies = {module_id: self._worker.policy_map[module_id] for module_id in self.memories}
         agent_steps = timesteps[keys.NUM_AGENT_STEPS_SAMPLED_LIFETIME]
         for policy in policies.values():
             policy.on_global_var_update({"timestep": agent_steps})
-        for start in range(0, batch.env_steps(), minibatch_size):
-            stop = start + minibatch_size
-            minibatch = {m: columns.slice(start, stop) for m, columns in modules.items()}
-            self.info = self._worker.learn_on_batch(MultiAgentBatch(minibatch, minibatch_size))
+        size = self._worker.config.total_train_batch_size
+        for drawn in self.memories.batches(size, updates):
+            batches = {module_id: SampleBatch(columns) for module_id, columns in drawn.items()}
+            self.info = self._worker.learn_on_batch(MultiAgentBatch(batches, size))
             for name, policy in policies.items():
                 loss = self.info[name][LEARNER_STATS_KEY]["qf_loss"]
                 if not math.isfinite(loss):
                     raise diverged(name, policy._updates, loss)
                 check_network(name, policy.model.q_net, policy._updates)
-            self._log(minibatch_size)
+            self._log(size)
         for module_id, policy in policies.items():
             lr = float(policy.lr.update(timestep=timesteps[keys.NUM_ENV_STEPS_SAMPLED_LIFETIME]))
             for group in policy._optimizers[0].param_groups:
