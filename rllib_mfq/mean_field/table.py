@@ -76,4 +76,4 @@ def make_optimizer(network: MeanFieldQNetwork | QTable, lr: float) -> torch.opti
     """Adam for a network; for a table plain gradient descent, see `QTable.weights`."""
     if isinstance(network, QTable):
         return torch.optim.SGD(network.parameters(), lr=lr)
-    return torch.optim.Adam(network.parameters(), lr=lr)
+    return torch.optim.Adam(network.parameters(), lr=lr, fused=True)
