@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click import IntRange, argument, option
 
+from rllib_cli.completion import complete_agent, complete_env
 from rllib_cli.experiments import BadInput, parse_mapping, refusing
 from rllib_cli.plugins import import_plugins
 
@@ -35,8 +36,8 @@ NO_PLOTS = 'needs matplotlib: pip install "rllib_mfq[render]".'
 
 
 @click.command()
-@argument("checkpoint")
-@argument("opponent", required=False)
+@argument("checkpoint", shell_complete=complete_agent)
+@argument("opponent", required=False, shell_complete=complete_agent)
 @option("--out", "-o", required=True, type=PATH, help="Write the .gif or .mp4 here.")
 @ENV_CONFIG
 @option("--seed", type=int, default=0, help="Seed of the environment and of random draws.")
@@ -63,9 +64,20 @@ def render(out: Path, **options: Any) -> None:
 
 
 @click.command()
-@argument("agents", nargs=-1, required=True, metavar="AGENT AGENT ...")
+@argument(
+    "agents",
+    nargs=-1,
+    required=True,
+    metavar="AGENT AGENT ...",
+    shell_complete=complete_agent,
+)
 @option("--matches", type=int, default=20, help="Matches per pair, half on each side (20).")
-@option("--env", "-e", help="Environment; by default that of the first checkpoint.")
+@option(
+    "--env",
+    "-e",
+    help="Environment; by default that of the first checkpoint.",
+    shell_complete=complete_env,
+)
 @ENV_CONFIG
 @option("--seed", type=int, default=0, help="Seed of the environments and of random draws.")
 @option("--processes", type=IntRange(1), help="How many play; default: one per core.")

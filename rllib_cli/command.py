@@ -15,7 +15,8 @@ from click import argument, option
 from click.core import ParameterSource
 
 from rllib_cli import arena, options
-from rllib_cli.experiments import BadInput, examples, find_example, read_experiments
+from rllib_cli.completion import complete_agent, complete_env, complete_example
+from rllib_cli.experiments import SUFFIXES, BadInput, examples, find_example, read_experiments
 from rllib_cli.plugins import import_from
 from rllib_cli.reproduce import reproduce
 
@@ -28,7 +29,34 @@ def _show_versions(context: click.Context, option: click.Parameter, asked: bool)
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """A group whose refusals of unknown words name what was meant."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs a command; of an unknown option it suggests no hidden one."""
+        try:
+            return super().invoke(context)
+        except click.NoSuchOption as error:
+            known = error.ctx.command.params if error.ctx else []
+            lost = [each for each in known if getattr(each, "hidden", False)]
+            hidden = {word for each in lost for word in (*each.opts, *each.secondary_opts)}
+            near = [word for word in error.possibilities or () if word not in hidden]
+            raise click.NoSuchOption(error.option_name, None, near, error.ctx) from None
+
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds a command; of a file or an example it says which command takes it."""
+        word = words[0]
+        if self.get_command(context, word) is None:
+            if Path(word).suffix in SUFFIXES:
+                raise BadInput(f"{word} is no command; write `rllib train file {word}`.")
+            if word in examples():
+                raise BadInput(f"{word} is no command; write `rllib example run {word}`.")
+        return super().resolve_command(context, words)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @option(
     "--version",
     is_flag=True,
@@ -52,9 +80,9 @@ def main() -> None:
         click.echo(f"note: {other}", err=True)
 
 
-@main.group(invoke_without_command=True)
+@main.group(cls=_Commands, invoke_without_command=True)
 @option("--run", "--algo", "-r", "-a", "run", help="Algorithm, such as MFQ or PPO.")
-@option("--env", "-e", help="Environment, such as battle_v4 or CartPole-v1.")
+@option("--env", "-e", help="Environment, such as battle_v4.", shell_complete=complete_env)
 @option("--config", "-c", help="Config of the algorithm, as JSON or YAML.")
 @option("--config-file", "-f", type=arena.PATH, help="Same as `rllib train file`.")
 @options.train_options
@@ -87,7 +115,7 @@ def train_file(path: Path, **given: Any) -> None:
 
 
 @main.command()
-@argument("checkpoint")
+@argument("checkpoint", shell_complete=complete_agent)
 @options.play_options
 def evaluate(checkpoint: str, **given: Any) -> None:
     """Plays CHECKPOINT greedily and prints every episode.
@@ -127,14 +155,14 @@ def example_list(word: str) -> None:
 
 
 @example.command("get")
-@argument("name")
+@argument("name", shell_complete=complete_example)
 def example_get(name: str) -> None:
     """Prints the YAML of an example."""
     click.echo(find_example(name).read_text(encoding="utf-8"), nl=False)
 
 
 @example.command("run")
-@argument("name")
+@argument("name", shell_complete=complete_example)
 @options.train_options
 def example_run(name: str, **given: Any) -> None:
     """Trains an example; takes the options of `rllib train file`."""

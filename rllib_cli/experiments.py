@@ -20,6 +20,9 @@ DEEPEST, MOST = 50, 100_000
 
 TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
 KEYS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}  # YAML's tags of keys that are legal
+SUFFIXES = (".yaml", ".yml", ".json", ".py")
+"""How the names of files with experiments end."""
+
 FRACTION = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$")
 
 
@@ -104,7 +107,7 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
         raise BadInput(f"{path} {'is no file' if path.exists() else 'does not exist'}.")
     if path.suffix == ".py":
         return {path.stem: _from_python(path)}
-    if path.suffix not in (".yaml", ".yml", ".json"):
+    if path.suffix not in SUFFIXES:
         raise BadInput(f"{path} ends in {path.suffix!r}; legal are .yaml, .yml, .json and .py.")
     with refusing(f"{path} is no text in UTF-8: ", UnicodeDecodeError):
         text = path.read_text(encoding="utf-8")
@@ -149,11 +152,20 @@ def parse(text: str, source: str, as_json: bool = False) -> Any:
     raise BadInput(f"{source} is not valid {'JSON' if as_json else 'YAML'}: {problem}.")
 
 
+MAPPINGS = {
+    "--config": "{lr: 1e-4}",
+    "--env-config": "{map_size: 20}",
+    "--scheduler-config": "{grace_period: 10}",
+    "--stop": "{training_iteration: 100}",
+}
+"""An example of the mapping that each option takes."""
+
+
 def parse_mapping(text: str, option: str) -> dict[str, Any]:
-    """Reads the JSON or YAML mapping given to an option such as `--config`."""
+    """Reads the JSON or YAML mapping given to an option of `MAPPINGS`."""
     value = parse(text, option) or {}
     if not isinstance(value, dict):
-        raise BadInput(f"{option} is {text!r}; it must be a mapping such as '{{\"lr\": 1e-4}}'.")
+        raise BadInput(f"{option} is {text!r}; it must be a mapping such as '{MAPPINGS[option]}'.")
     return value
 
 

@@ -115,6 +115,10 @@ class Hooks:
         keys = _keys(runner, runner if evaluated else ())
         return Run(keys, modules, evaluated, below, open=foreign or _listens(config))
 
+    def limits(self, stop: Mapping[str, float]) -> dict[str, Any]:
+        """The config keys that keep an iteration within the limits of `stop`."""
+        return {}
+
     def columns(self, keys: Collection[str]) -> list[Column]:
         """What progress shows of a result with these keys, the most important first."""
         steps = ("steps", "num_env_steps_sampled_lifetime", "count")
@@ -181,17 +185,23 @@ class MFQHooks(Hooks):
         win_rates = [f"evaluation/env_runners/win_rate/{name}" for name in sorted(opponents)]
         return Run(keys, set(modules.values()), evaluated, (), win_rates, _listens(config))
 
+    def limits(self, stop: Mapping[str, float]) -> dict[str, Any]:
+        """See `Hooks`."""
+        return {"time_limit_s": stop["time_total_s"]} if "time_total_s" in stop else {}
+
     def columns(self, keys: Collection[str]) -> list[Column]:
         """See `Hooks`."""
         returns = fnmatch.filter(keys, "env_runners/group_returns_mean/*")
         groups = {f"return {key.split('/', 2)[2]}": key for key in sorted(returns)}
-        shown = groups if 1 < len(groups) < 4 else {"return": RETURN}
-        return [
-            *((name, key, ".1f") for name, key in shown.items()),
+        shown = groups if len(groups) > 1 else {"return": RETURN}
+        columns = [
             ("rows", "agent_steps_sampled_lifetime", "count"),
             ("rows/s", "agent_steps_per_second", ",.0f"),
             ("temperature", next(iter(fnmatch.filter(keys, "learners/*/temperature")), ""), ".3g"),
         ]
+        place = 0 if len(shown) < 4 else len(columns)  # many groups do not push out the others
+        columns[place:place] = [(name, key, ".1f") for name, key in shown.items()]
+        return columns
 
     def configure_play(self, config: Any, play: Play) -> None:
         """See `Hooks`; the algorithm plays itself unless an opponent is named."""

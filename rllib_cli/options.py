@@ -11,6 +11,7 @@ from typing import Any
 import click
 import yaml
 
+from rllib_cli.completion import complete_agent, complete_env
 from rllib_cli.experiments import BadInput, Experiment, parse_mapping, set_values
 
 Command = Callable[..., None]
@@ -59,7 +60,9 @@ class Options:
         "Folder or URI for results and checkpoints.", "--storage-path", "--local-dir"
     )
     experiment_name: str | None = option("Name of the experiment and its folder.", "-n")
-    restore: str | None = option(f"Start from this checkpoint. {TRUST}")
+    restore: str | None = option(
+        f"Start from this checkpoint. {TRUST}", shell_complete=complete_agent
+    )
     resume: bool = option("Go on with the run of this name.", default=False)
     max_failures: int | None = option("Restarts of a failed trial.", type=int)
     scheduler: str | None = option("A scheduler of Tune: fifo, asha, pbt, ...")
@@ -92,11 +95,15 @@ class Play:
     algo: str | None = option(
         "Refuse a checkpoint of another algorithm.", "--run", "--algo", "-r", "-a"
     )
-    env: str | None = option("Play in this environment, not in that of training.", "-e")
+    env: str | None = option(
+        "Play in this environment, not in that of training.", "-e", shell_complete=complete_env
+    )
     config: str | None = option("Config keys to change, as JSON or YAML.", "-c")
     episodes: int | None = option("How many episodes to play (10).", type=click.IntRange(1))
     steps: int | None = option("Whole episodes until this many steps.", type=click.IntRange(1))
-    opponent: str | None = option("random or a checkpoint, for MFQ: plays both sides in turn.")
+    opponent: str | None = option(
+        "random or a checkpoint, for MFQ: plays both sides in turn.", shell_complete=complete_agent
+    )
     render: bool = option("Show the episodes in a window.", "--render/--no-render", default=False)
     out: Path | None = option("Write JSON here.", type=FILE)  # noqa: RUF009 - a field
     seed: int | None = option("Seed of the environments and of random draws.", type=int)

@@ -1,7 +1,7 @@
 """Progress: what is printed while trials run, and a closing line of each trial."""
 
-import math
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,32 +14,55 @@ from ray.tune.utils import flatten_dict
 from rllib_cli.hooks import Hooks
 from rllib_mfq.mean_field.legal import is_number
 
-SECONDS_BETWEEN_REPORTS = 10
+SECONDS_BETWEEN_REPORTS = 10  # on a terminal
+SECONDS_IN_FILES = 60  # into a pipe or a file
 LINES_PER_HEADER = 20
 WIDEST_SETTING = 18
 
+EVALUATED = "evaluation/env_runners"
+EVALUATION = f"{EVALUATED}/episode_return_mean"
+WORDS = {"evaluation": "eval", "env_runners": "", "opponents": "", "learners": ""}
+WORDS |= {"episode_return_mean": "return", "group_returns_mean": "return"}
+WORDS |= {"num_env_steps_sampled_lifetime": "steps"}
+"""Parts of keys, and what they are called in the head of a column."""
+
 
 class Progress(tune.ProgressReporter):
-    """Tune's reporter on a terminal: a line per report of one trial, a table of several.
+    """Tune's reporter: a line per report of one trial, a table of several.
 
-    `searched` are the keys of the config that differ between trials.
+    Args:
+        hooks: of the algorithm.
+        searched: the keys of the config that differ between trials.
+        goals: the keys of results that the run stops on or is ranked by, which are shown.
     """
 
-    def __init__(self, hooks: Hooks, searched: Sequence[str] = ()) -> None:
+    def __init__(
+        self, hooks: Hooks, searched: Sequence[str] = (), goals: Sequence[str] = ()
+    ) -> None:
         self._hooks = hooks
         self._searched = searched
+        self._goals = goals
+        self._started = time.monotonic()
+        self._pause = SECONDS_BETWEEN_REPORTS if sys.stdout.isatty() else SECONDS_IN_FILES
         self._next_report = 0.0
+        self._next_wait = self._started + self._pause
         self._header: list[str] = []
         self._lines = 0
         self._iterations: list[int] = []
 
     def should_report(self, trials: list[Trial], done: bool = False) -> bool:
-        """Whether some seconds have passed and there is something new."""
+        """Whether some seconds have passed and there is something new; else says it waits."""
         iterations = [(trial.last_result or {}).get("training_iteration", 0) for trial in trials]
-        early = time.monotonic() < self._next_report and not done
+        now = time.monotonic()
+        early = now < self._next_report and not done
         if early or iterations == self._iterations or not any(iterations):
+            if now >= self._next_wait and not done and not any(iterations):
+                self._next_wait = now + self._pause
+                started = any(trial.status == Trial.RUNNING for trial in trials)
+                doing = "in the first iteration" if started else "starting"
+                click.echo(f"{clock(now - self._started)}  {doing}")
             return False
-        self._next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
+        self._next_report = now + self._pause
         self._iterations = iterations
         return True
 
@@ -48,8 +71,8 @@ class Progress(tune.ProgressReporter):
         if len(trials) > 1:
             click.echo(table([self._row(trial) for trial in trials]) + "\n")
             return
-        row = figures(trials[0], self._hooks)
-        widths = [max(len(name), 6) for name in row]
+        row = figures(trials[0], self._hooks, self._goals)
+        widths = _fitting([max(len(name), 6) for name in row])
         if list(row) != self._header or self._lines % LINES_PER_HEADER == 0:
             self._header = list(row)
             click.echo(_aligned(self._header, widths))
@@ -61,24 +84,45 @@ class Progress(tune.ProgressReporter):
             key.rpartition("/")[2]: text for key, text in _settings(trial, self._searched).items()
         }
         row = {"trial": _number(trial), "status": trial.status.lower()}
-        row |= figures(trial, self._hooks)
+        row |= figures(trial, self._hooks, self._goals)
         rest = {name: row.pop(name) for name in list(row)[5:]}  # after the first win rate
         return row | settings | {name: text for name, text in rest.items() if name not in settings}
 
 
-def figures(trial: Trial, hooks: Hooks) -> dict[str, str]:
+def figures(trial: Trial, hooks: Hooks, goals: Sequence[str] = ()) -> dict[str, str]:
     """The figures of a trial's last result, as text under short names, most important first."""
     result = flatten_dict(trial.last_result or {})
-    minutes, seconds = divmod(int(result.get("time_total_s", 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    row = {"iter": str(result.get("training_iteration", 0)), "time": clock}
+    row = {"iter": str(result.get("training_iteration", 0))}
+    row["time"] = clock(result.get("time_total_s", 0))
     rates = win_rates(trial)
-    for opponent, rate in rates.items():
-        row["win rate" if len(rates) == 1 else f"win {opponent}"] = _text(rate, ".2f")
-    for name, key, form in hooks.columns(result):
+    columns = [
+        ("win rate" if len(rates) == 1 else f"win {name}", f"{EVALUATED}/win_rate/{name}", ".2f")
+        for name in rates
+    ]
+    known = hooks.columns(result)
+    evaluated = (trial.config or {}).get("evaluation_interval") and not rates
+    shown = {"training_iteration", "time_total_s", *(key for _, key, _ in (*columns, *known))}
+    for key in (*goals, *([EVALUATION] if evaluated else [])):
+        if key not in shown:
+            shown.add(key)
+            form = "count" if "steps" in key else ".1f" if "return" in key else ".3g"
+            columns.append((short_name(key), key, form))
+    for name, key, form in (*columns, *known):
         row[name] = _text(result.get(key), form)
     return row
+
+
+def clock(seconds: float) -> str:
+    """A time as `1:05` or `2:01:05`."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def short_name(key: str) -> str:
+    """A key of results as a few words: `evaluation/env_runners/win_rate/x` is `eval win rate x`."""
+    words = [WORDS.get(word, word.replace("_", " ")) for word in key.split("/")]
+    return " ".join(filter(None, words))
 
 
 def win_rates(trial: Trial) -> dict[str, Any]:
@@ -100,10 +144,7 @@ def table(rows: list[dict[str, str]]) -> str:
     """Rows as aligned columns; where the terminal is too narrow, the last columns are left out."""
     header = list(dict.fromkeys(name for row in rows for name in row))
     lines = [header, *([row.get(name, "-") for name in header] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    width = shutil.get_terminal_size().columns
-    while len(widths) > 3 and sum(widths) + 2 * (len(widths) - 1) > width:
-        widths.pop()
+    widths = _fitting([max(map(len, column)) for column in zip(*lines, strict=True)])
     return "\n".join(_aligned(line, widths) for line in lines)
 
 
@@ -122,7 +163,8 @@ def summary(trial: Trial, searched: Sequence[str] = ()) -> str:
     if not reached:
         # Evaluation plays greedily, so it says more than training, which explores.
         runners = result.get("evaluation", {}).get("env_runners") or result.get("env_runners", {})
-        reached = [f"return {runners.get('episode_return_mean', math.nan):.1f}"]
+        value = runners.get("episode_return_mean")
+        reached = [f"return {value:.1f}" if is_number(value) else "no episode has ended yet"]
     checkpoint = trial.checkpoint.path if trial.checkpoint else "none"
     return (
         f"{name}: {', '.join(reached)} after {result.get('time_total_s', 0):.0f} s; "
@@ -147,6 +189,15 @@ def _settings(trial: Trial, searched: Sequence[str]) -> dict[str, str]:
 def _number(trial: Trial) -> str:
     """`00003` of the trial 1a2b3_00003."""
     return str(trial.trial_id).rpartition("_")[2]
+
+
+def _fitting(widths: list[int]) -> list[int]:
+    """The widths of the columns that fit into the terminal, at least three of them."""
+    while (
+        len(widths) > 3 and sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size().columns
+    ):
+        widths.pop()
+    return widths
 
 
 def _aligned(texts: Sequence[str], widths: Sequence[int]) -> str:

@@ -100,7 +100,9 @@ def train_variants(
         start_ray(options)
         click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
         try:
-            _tune(_side_by_side(storage.name, experiment, missing), experiment["run"], [VARIANT])
+            _tune(
+                _side_by_side(storage.name, experiment, missing), experiment["run"], [VARIANT], []
+            )
         finally:
             ray.shutdown()
     runs = {name: run for name in variants if (run := finished(storage / name))}
@@ -187,6 +189,7 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> i
                 plan.for_tune,
                 plan.checked["run"],
                 keys,
+                [*plan.checked["stop"], plan.metric],
                 scheduler=plan.scheduler,
                 callbacks=[*callbacks, interrupt],
                 resume=options.resume and _was_run(plan.for_tune),
@@ -214,14 +217,17 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> i
 
 
 def _tune(
-    experiment: TuneExperiment, algorithm: type, searched: Sequence[str], **settings: Any
+    experiment: TuneExperiment,
+    algorithm: type,
+    searched: Sequence[str],
+    goals: Sequence[str],
+    **settings: Any,
 ) -> list[Trial]:
-    """Lets Tune run an experiment, and shows the progress on a terminal."""
-    terminal = sys.stdout.isatty()
+    """Lets Tune run an experiment, and shows the progress; `goals` are results to be shown."""
     trials: list[Trial] = tune.run(
         experiment,
-        verbose=1 if terminal else 0,
-        progress_reporter=Progress(hooks(algorithm), searched) if terminal else None,
+        verbose=1,
+        progress_reporter=Progress(hooks(algorithm), searched, goals),
         raise_on_failed_trial=False,
         **settings,
     ).trials

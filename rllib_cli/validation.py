@@ -62,6 +62,7 @@ def check(name: str, experiment: Experiment) -> Checked:
         raise BadInput(f"{name}: {kind}{one_line(error)}") from error
     checked = {**experiment, "run": algorithm, "config": config}
     checked["stop"] = _check_stop(name, experiment["stop"], runs[0])
+    checked["config"] = hooks(algorithm).limits(checked["stop"]) | config
     score = experiment["checkpoint_config"].get("checkpoint_score_attribute")
     if score is not None:
         if not isinstance(score, str):

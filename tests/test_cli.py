@@ -23,6 +23,7 @@ from rllib_mfq.algorithm.checkpoint import find_modules
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 LIGHT = {
+    "completion",
     "plugins",
     "reproduce",
     "__init__",
@@ -201,6 +202,52 @@ def test_bad_input_ends_with_code_2_and_a_traceback_only_with_vv(ray_session):
         result = rllib("train", "--run", "MFQ", "--env", "battle_v4", *bad)
         (line,) = [text for text in result.stderr.splitlines() if "note:" not in text]
         assert result.exit_code == 2 and line.startswith("Error: "), (bad, result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["train", "cartpole.yaml"], "write `rllib train file cartpole.yaml`"),
+        (["train", "battle_small"], "write `rllib example run battle_small`"),
+        (["train", "--dry-run"], "Did you mean '--run'?"),
+        (["train", "--torc"], "No such option '--torc'.\n"),  # --torch is hidden
+        (["train", "--run", "MFQ", "--stop", "100"], "such as '{training_iteration: 100}'"),
+        (["render", "x", "-o", "x.gif", "--env-config", "3"], "such as '{map_size: 20}'"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(words, answer):
+    result = rllib(*words)
+    assert result.exit_code == 2 and answer in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["example", "get", "cart"], ["cartpole"]),
+        (["example", "run", "battle_p"], ["battle_pbt"]),
+        (["train", "--env", "CartPole-v"], ["CartPole-v0", "CartPole-v1"]),
+        (["tournament", "rand"], ["random"]),
+        (["evaluate", "pretrained:battle-m"], ["pretrained:battle-mfq"]),
+        (["render", "mine/x/check"], ["mine/x/checkpoint_000001"]),
+    ],
+)
+def test_a_shell_completes_values(words, offered, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "x" / "checkpoint_000001").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    asked = {"_RLLIB_COMPLETE": "bash_complete", "COMP_CWORD": str(len(words))}
+    asked["COMP_WORDS"] = " ".join(["rllib", *words])
+    told = CliRunner().invoke(command.main, prog_name="rllib", env=asked).output
+    assert [line.removeprefix("plain,") for line in told.splitlines() if "plain" in line] == offered
+
+
+def test_a_shell_knows_all_environments():
+    from rllib_cli import completion
+    from rllib_mfq.algorithm.environment import ENVIRONMENTS
+    from rllib_mfq.algorithm.pretrained import PREFIX
+
+    assert sorted(completion.ENVIRONMENTS) == sorted(ENVIRONMENTS)
+    stored = (ROOT / "rllib_mfq" / "pretrained").glob("*.safetensors")
+    assert set(completion.AGENTS) == {"random", *(f"{PREFIX}{path.stem}" for path in stored)}
 
 
 def test_another_rllib_command_is_named(tmp_path, monkeypatch):
@@ -625,6 +672,45 @@ def test_several_trials_are_a_table_of_what_differs_cut_to_the_terminal(monkeypa
         for word in ("trial", "status", "iter", "time", "win rate", "lr", "neighborhood"):
             assert word in lines[0].split("  ") or word in lines[0]
         assert "00001" in lines[2] and "radius 4" in lines[2] and "0.000342" in lines[2]
+
+
+def test_the_column_that_a_run_stops_on_is_shown():
+    eval_return = "evaluation/env_runners/episode_return_mean"
+    win, prey = WIN_RATE, "evaluation/env_runners/opponents/random/group_returns_mean/prey"
+    goals = [eval_return, win, prey, "time_total_s", "learners/red/qf_loss"]
+    played = {"episode_return_mean": 501.2, "win_rate": {"random": 0.9}}
+    played["opponents"] = {"random": {"group_returns_mean": {"prey": -3.25}}}
+    learned = {"red": {"qf_loss": 0.1234, "temperature": 0.5}}
+    result = trial(evaluation={"env_runners": played}, learners=learned)
+    row = progress.figures(result, hooks.MFQHooks(), goals)
+    assert list(row)[2:6] == ["win rate", "eval return", "eval random return prey", "red qf loss"]
+    assert [*row.values()][2:6] == ["0.90", "501.2", "-3.2", "0.123"]
+    result.config = {"evaluation_interval": 1}  # an evaluation is shown if nothing stops on it
+    assert progress.figures(result, hooks.Hooks())["eval return"] == "501.2"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_the_return_of_every_group_is_shown(count):
+    returns = {f"group{number}": float(number) for number in range(count)}
+    result = trial(env_runners={"group_returns_mean": returns, "episode_return_mean": 7.0})
+    row = progress.figures(result, hooks.MFQHooks())
+    if count == 1:
+        assert row["return"] == "7.0"
+    else:
+        assert [row[f"return group{n}"] for n in range(count)] == [f"{n}.0" for n in range(count)]
+
+
+def test_a_line_appears_while_the_first_iteration_runs(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    reporter = progress.Progress(hooks.Hooks())
+    silent = trial()
+    silent.last_result = {}
+    told = []
+    for now[0] in np.arange(100.0, 250.0, 5.0):
+        assert not reporter.should_report([silent])
+        told += capsys.readouterr().out.splitlines()
+    assert told == ["1:00  in the first iteration", "2:00  in the first iteration"]  # in a file
 
 
 def test_results_that_are_not_there_yet_are_dashes():

@@ -1,5 +1,6 @@
 """MFQ: the algorithm that RLlib and Tune run."""
 
+import copy
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -107,7 +108,9 @@ class MFQ(Algorithm):
     def step(self) -> dict[str, Any]:
         """One iteration; evaluation and learner results stay until there are newer ones."""
         self._fresh.clear()
+        self._step_began, config = time.time(), self.config
         results: dict[str, Any] = super().step()
+        self.config = config  # see `_end_in_time`
         for key in self._fresh:
             self._keep(key, results[key])
         return results | self._latest
@@ -151,6 +154,17 @@ class MFQ(Algorithm):
     def training_step(self) -> Any:
         self._train_once()
 
+    def _end_in_time(self) -> None:
+        """Ends the iteration, whatever it should reach, if the time limit is over."""
+        limit, seconds = self.config.time_limit_s, time.time() - self._step_began
+        if limit is not None and self._time_total + seconds >= limit:
+            config = self.config.copy(copy_frozen=False)
+            config.min_time_s_per_iteration = None
+            config.min_sample_timesteps_per_iteration = 0
+            config.min_train_timesteps_per_iteration = 0
+            config.freeze()
+            self.config = config  # RLlib reads it after every training step
+
     def _train_once(self) -> tuple[list[FragmentBatch], int]:
         """Samples and learns; returns the fragments and how many updates were made."""
         local = self.env_runner_group.local_env_runner
@@ -175,6 +189,7 @@ class MFQ(Algorithm):
         rows = sum(batch.agent_steps() for batch in batches)
         lost = {"num_fragments_lost_lifetime": len(played) - len(arrived)}
         self._log(rows, updates, time.perf_counter() - started, lost)
+        self._end_in_time()
         return batches, updates
 
     def _state_for_runners(self) -> ray.ObjectRef:
@@ -254,6 +269,7 @@ class MFQ(Algorithm):
         """What MFQ adds to RLlib's state."""
         counters = {"agent_steps": self._agent_steps, "owed": self._owed, "rounds": self._rounds}
         kept = {"episodes": list(self._episodes), SELF_PLAY: self._self_play.get_state()}
+        kept["latest"] = self._latest
         keep = with_memories and self.config.store_replay_in_checkpoints
         return {PROGRESS: counters | kept} | ({REPLAY: [*self._memories.states()]} if keep else {})
 
@@ -271,6 +287,8 @@ class MFQ(Algorithm):
             self._rounds = progress["rounds"]
             self._episodes.clear()
             self._episodes += progress["episodes"]
+            if self.config.evaluation_interval:
+                self._latest = copy.deepcopy(progress.get("latest", {}))
             self._self_play.set_state(progress.get(SELF_PLAY, {}))
             self.env_runner_group.local_env_runner.set_state(self._self_play.for_runners())
 

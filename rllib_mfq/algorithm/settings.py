@@ -101,6 +101,7 @@ class MFQSettings(AlgorithmConfig):
         num_steps_sampled_before_learning_starts: Annotated[
             int, Setting(kinds.NON_NEGATIVE, 5_000)
         ] = NotProvided,
+        time_limit_s: Annotated[float | None, Setting(kinds.NUMBER_OR_NONE, None)] = NotProvided,
         **kwargs: Any,
     ) -> "MFQSettings":
         """Sets how MFQ learns.
@@ -148,6 +149,9 @@ class MFQSettings(AlgorithmConfig):
                 half of the environments and learns only from its own rows.
             num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must have
                 been given before it is learned from.
+            time_limit_s: seconds of training, as `time_total_s` counts them, after which an
+                iteration ends whatever `min_sample_timesteps_per_iteration` says. `rllib train`
+                sets it to the `time_total_s` of `stop`.
             **kwargs: RLlib's own: `lr`, `gamma`, `grad_clip`, `train_batch_size_per_learner`
                 (rows per module and update; `train_batch_size` is its old name), ...
         """

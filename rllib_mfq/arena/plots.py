@@ -208,7 +208,8 @@ def _trial(argument: str, file: Path) -> Trial:
     if not rows:
         raise ValueError(f"{file} holds no results yet.")
     config = [flatten_dict(row.pop("config", {})) for row in rows][-1]
-    config.pop("seed", None)
+    for key in ("seed", "time_limit_s"):  # they tell no curves apart
+        config.pop(key, None)
     return Trial(argument, file.parent.parent.name, config, [flatten_dict(row) for row in rows])
 
 
