@@ -41,9 +41,18 @@ def evaluate(checkpoint: str, play: Play) -> None:
         player.restore(algorithm, path)
     try:
         records = _play(algorithm, player, play)
+        baseline = player.baseline(algorithm)
     finally:
         algorithm.stop()
     summary = _summary(records)
+    for side, value in baseline.items():
+        summary[f"baseline_return_mean/{side}"] = value
+        mine = [record["return"] for record in records if record["side"] == side]
+        if mine:
+            click.echo(
+                f"as {side}: mean return {fmean(mine):.1f}; {_against(play)[9:]} in its place "
+                f"{value:.1f}"
+            )
     rate = f"win rate {summary['win_rate']:.2f}{_against(play)}, " if "win_rate" in summary else ""
     click.echo(
         f"{len(records)} episodes: {rate}mean return {summary['return_mean']:.1f} "
@@ -91,8 +100,8 @@ def _line(record: Record, play: Play) -> str:
     parts = [f"return {record['return']:.1f}"]
     returns = record.get("returns", {})
     if "side" in record:
-        outcome = {1.0: "won", 0.0: "lost"}.get(record["share"], "drew")
-        parts.insert(0, f"{outcome} as {record['side']}{_against(play)}")
+        known = {1.0: "won ", 0.0: "lost ", 0.5: "drew ", None: ""}[record.get("share")]
+        parts.insert(0, f"{known}as {record['side']}{_against(play)}")
     elif 1 < len(returns) < 5:
         parts += [f"{who} {value:.1f}" for who, value in returns.items()]
     for name, values in record.get("result", {}).items():

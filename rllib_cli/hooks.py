@@ -7,8 +7,8 @@ import contextlib
 import fnmatch
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -18,6 +18,18 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_cli.experiments import BadInput
 from rllib_cli.options import Play
+from rllib_cli.results import (
+    AGENT_STEPS,
+    EVALUATED,
+    LIFETIME,
+    MODULE_STEPS,
+    RETURN,
+    RUNNER,
+    Run,
+    keys_of,
+    listens,
+    steps_of,
+)
 from rllib_mfq.algorithm.checkpoint import (
     check_checkpoint,
     load_modules,
@@ -25,32 +37,21 @@ from rllib_mfq.algorithm.checkpoint import (
     saved_play,
 )
 from rllib_mfq.algorithm.environment import make_creator, probe
-from rllib_mfq.algorithm.figures import episode_figures, match_figures
+from rllib_mfq.algorithm.figures import (
+    BASELINE,
+    GROUP_RETURNS_MEAN,
+    OPPONENTS,
+    episode_figures,
+    match_figures,
+)
 from rllib_mfq.algorithm.mfq import MFQ
 from rllib_mfq.algorithm.opponents import RANDOM
 from rllib_mfq.algorithm.pretrained import PREFIX, header
 from rllib_mfq.algorithm.roster import modules_of_groups
 from rllib_mfq.algorithm.settings import TO_PLAY
-from rllib_mfq.mean_field.legal import did_you_mean, find
-from rllib_mfq.population.fragment import Episode
+from rllib_mfq.mean_field.legal import find
+from rllib_mfq.population.fragment import Episode, are_alike
 from rllib_mfq.population.population import group_of
-
-RETURN = "env_runners/episode_return_mean"
-AGENT_STEPS, MODULE_STEPS = "num_agent_steps_sampled", "num_module_steps_sampled"
-LIFETIME = ("", "_lifetime")  # how the names of a count end
-
-TOP = {"training_iteration", "iterations_since_restore", "num_env_steps_sampled_lifetime"}
-TOP |= {"time_total_s", "time_this_iter_s", "time_since_restore", "timestamp"}
-TOP |= {"num_training_step_calls_per_iteration"}  # keys at the top of all results
-
-RUNNER = {f"episode_{what}_{how}" for what in ("return", "len") for how in ("mean", "min", "max")}
-RUNNER |= {f"num_{what}{end}" for what in ("episodes", "env_steps_sampled") for end in LIFETIME}
-RUNNER |= {"weights_seq_no", "sample"}  # keys below `env_runners` of all results
-
-GOALS = {"episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean"}
-GOALS |= {"agent_episode_return_mean", "module_episode_return_mean", "module_episode_returns_mean"}
-GOALS |= {"group_returns_mean", "win_rate", "kills", "survivors", "opponents"}
-"""Parts of keys that can be a goal, as opposed to a limit of time or steps."""
 
 Record = dict[str, Any]
 """What is written about an episode; `share` is 1 for a win, a half for a draw and 0 for a loss."""
@@ -60,38 +61,6 @@ Column = tuple[str, str, str]
 
 NAMED: dict[str, Callable[[], Any]] = {MFQ.__name__: lambda: (MFQ,), **ALGORITHMS}
 """The algorithms that an experiment can name; their classes are found as in `ALGORITHMS`."""
-
-
-class Run(NamedTuple):
-    """Which keys the results of a run will have, before it runs.
-
-    Tune warns only once of a stop key that the results lack, and then the run never stops.
-    """
-
-    keys: set[str]  # all that are known by name
-    modules: set[str]
-    evaluated: bool  # whether there is evaluation
-    by_agent: Collection[str] = ()  # keys below which every agent, unknown yet, has a key
-    win_rates: Collection[str] = ()  # keys that say how often the run wins in evaluation
-    open: bool = False  # whether callbacks or a foreign algorithm may report any other key
-
-    def reports(self, key: str) -> bool:
-        """Whether the results will have a key, which is written with slashes."""
-        if key.startswith("evaluation/") and not self.evaluated:
-            return False
-        if key.startswith("learners/"):
-            _, module, *rest = key.split("/")
-            return module in {*self.modules, "__all_modules__"} and bool(rest)
-        head, _, last = key.removeprefix("evaluation/").rpartition("/")
-        return self.open or key in self.keys or (bool(last) and head in self.by_agent)
-
-    def check(self, key: str, what: str) -> None:
-        """Raises BadInput, which begins with `what`, unless the results will have a key."""
-        if not self.reports(key):
-            hint = did_you_mean(key, self.keys)
-            if key.startswith("evaluation/") and not self.evaluated:
-                hint = "; set evaluation_interval, so that the run is evaluated"
-            raise BadInput(f"{what} {key!r}, which this run never reports{hint}.")
 
 
 class Hooks:
@@ -106,14 +75,17 @@ class Hooks:
         """Which keys a run of a validated config will report."""
         modules = set(config.policies)
         runner = [*RUNNER, "episode_duration_sec_mean", "time_between_sampling"]
-        runner += [*_steps(MODULE_STEPS, modules), *(f"{self.module_returns}/{m}" for m in modules)]
+        runner += [
+            *steps_of(MODULE_STEPS, modules),
+            *(f"{self.module_returns}/{m}" for m in modules),
+        ]
         by_agent = ["agent_episode_return_mean", self.module_returns]
         by_agent += [f"{name}{end}" for name in (AGENT_STEPS, MODULE_STEPS) for end in LIFETIME]
         below = [f"env_runners/{name}" for name in by_agent]
         foreign = config.algo_class.__module__.partition(".")[0] != "ray"
         evaluated = bool(config.evaluation_interval)
-        keys = _keys(runner, runner if evaluated else ())
-        return Run(keys, modules, evaluated, below, open=foreign or _listens(config))
+        keys = keys_of(runner, runner if evaluated else ())
+        return Run(keys, modules, evaluated, below, open=foreign or listens(config))
 
     def limits(self, stop: Mapping[str, float]) -> dict[str, Any]:
         """The config keys that keep an iteration within the limits of `stop`."""
@@ -140,6 +112,10 @@ class Hooks:
         algorithm.env_runner.get_metrics()  # else they pile up
         return samples
 
+    def baseline(self, algorithm: Algorithm) -> dict[str, float]:
+        """What the opponent earns as each group against itself, where that is worth knowing."""
+        return {}
+
     def record(self, episode: Any) -> Record:
         """The figures of an episode besides its number, return and steps."""
         if not hasattr(episode, "agent_episodes"):
@@ -161,29 +137,39 @@ class MFQHooks(Hooks):
 
     def run(self, config: Any) -> Run:
         """See `Hooks`; makes the environment once, and takes the keys from an episode in it."""
-        result: dict[str, Any] = {}
+        episode = Episode(0, 0, {})
 
         def make() -> Any:
             population = probe(make_creator(config.env), config.env_config)
-            population.reset(seed=0)
-            result.update(getattr(population, "result", dict)())
+            episode.alike = are_alike(population.groups, population.reset(seed=0))
+            episode.result.update(getattr(population, "result", dict)())
             return population
 
         config.resolve_groups(make)
         modules, opponents = modules_of_groups(config), config.evaluation_opponents
-        episode = Episode(0, 0, dict.fromkeys(modules, 0.0), result=result)
-        counts = [*RUNNER, *_steps(AGENT_STEPS, modules), *_steps(MODULE_STEPS, modules.values())]
+        episode.returns.update(dict.fromkeys(modules, 0.0))
+        counts = [
+            *RUNNER,
+            *steps_of(AGENT_STEPS, modules),
+            *steps_of(MODULE_STEPS, modules.values()),
+        ]
         training = [*counts, *map("/".join, episode_figures(episode, modules))]
         evaluation = list(counts if opponents else training)
         for opponent, group in itertools.product(opponents, modules):
             evaluation += map("/".join, match_figures(episode, group, opponent))
         evaluated = bool(config.evaluation_interval)
-        keys = _keys(training, evaluation if evaluated else ())
+        keys = keys_of(training, evaluation if evaluated else ())
         keys |= {"agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates"}
         keys |= {"replay_size", "weights_lag"}
         keys |= {"self_play/win_rate", "self_play/opponents"} if config.has_opponent else set()
-        win_rates = [f"evaluation/env_runners/win_rate/{name}" for name in sorted(opponents)]
-        return Run(keys, set(modules.values()), evaluated, (), win_rates, _listens(config))
+        win_rates = [f"{EVALUATED}/win_rate/{name}" for name in sorted(opponents)]
+        beside: list[str] = []
+        if not episode.has_winner:
+            pairs = itertools.product(sorted(opponents), modules, (GROUP_RETURNS_MEAN, BASELINE))
+            beside = [f"{EVALUATED}/{OPPONENTS}/{name}/{kind}/{g}" for name, g, kind in pairs]
+            win_rates, keys = [], {*keys, *beside}
+        open_ = listens(config)
+        return Run(keys, set(modules.values()), evaluated, (), win_rates, beside, open_)
 
     def limits(self, stop: Mapping[str, float]) -> dict[str, Any]:
         """See `Hooks`."""
@@ -233,19 +219,19 @@ class MFQHooks(Hooks):
         runner.get_metrics()  # else they pile up
         return list(fragment.episodes)
 
+    def baseline(self, algorithm: Algorithm) -> dict[str, float]:
+        """See `Hooks`."""
+        return dict(_player(algorithm).matches.baselines.get("opponent", {}))
+
     def record(self, episode: Any) -> Record:
         """See `Hooks`; in a match the return is that of the side which the algorithm played."""
         record: Record = {"returns": dict(episode.returns), "result": episode.result}
         mine = episode.custom_data.get("mine")
         if mine:
             record |= {"side": mine, "return": float(episode.returns[mine])}
-            record["share"] = float(episode.shares()[mine])
+            if episode.has_winner:
+                record["share"] = float(episode.shares()[mine])
         return record
-
-
-def is_goal(key: str) -> bool:
-    """Whether a stop key is something to reach, and no limit of time or steps."""
-    return not GOALS.isdisjoint(key.split("/"))
 
 
 def hooks(algorithm: Any) -> Hooks:
@@ -317,22 +303,3 @@ def _player(algorithm: Any) -> Any:
     """The env runner that plays: against an opponent, the one that evaluates."""
     matches = algorithm.config.evaluation_opponents
     return algorithm.eval_env_runner if matches else algorithm.env_runner
-
-
-def _keys(training: Iterable[str], evaluation: Iterable[str]) -> set[str]:
-    """The keys of results that hold these below the env runners of training and evaluation."""
-    keys = TOP | {f"env_runners/{name}" for name in training}
-    return keys | {f"evaluation/env_runners/{name}" for name in evaluation}
-
-
-def _steps(name: str, who: Iterable[str]) -> list[str]:
-    """The keys that count the steps of every agent, group or module."""
-    return [f"{name}{end}/{each}" for each in who for end in LIFETIME]
-
-
-def _listens(config: AlgorithmConfig) -> bool:
-    """Whether a run may report more: by callbacks, or on the old API stack."""
-    silent = AlgorithmConfig().callbacks_class
-    own = (config.callbacks_class or silent) != silent
-    own |= any(value for key, value in vars(config).items() if key.startswith("callbacks_on_"))
-    return own or not config.enable_rl_module_and_learner

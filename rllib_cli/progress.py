@@ -12,6 +12,8 @@ from ray.tune.experiment import Trial
 from ray.tune.utils import flatten_dict
 
 from rllib_cli.hooks import Hooks
+from rllib_cli.results import EVALUATED
+from rllib_mfq.algorithm.figures import BASELINE, GROUP_RETURNS_MEAN
 from rllib_mfq.mean_field.legal import is_number
 
 SECONDS_BETWEEN_REPORTS = 10  # on a terminal
@@ -19,8 +21,8 @@ SECONDS_IN_FILES = 60  # into a pipe or a file
 LINES_PER_HEADER = 20
 WIDEST_SETTING = 18
 
-EVALUATED = "evaluation/env_runners"
 EVALUATION = f"{EVALUATED}/episode_return_mean"
+WIN_RATE = f"{EVALUATED}/win_rate/"
 WORDS = {"evaluation": "eval", "env_runners": "", "opponents": "", "learners": ""}
 WORDS |= {"episode_return_mean": "return", "group_returns_mean": "return"}
 WORDS |= {"num_env_steps_sampled_lifetime": "steps"}
@@ -94,13 +96,11 @@ def figures(trial: Trial, hooks: Hooks, goals: Sequence[str] = ()) -> dict[str, 
     result = flatten_dict(trial.last_result or {})
     row = {"iter": str(result.get("training_iteration", 0))}
     row["time"] = clock(result.get("time_total_s", 0))
-    rates = win_rates(trial)
-    columns = [
-        ("win rate" if len(rates) == 1 else f"win {name}", f"{EVALUATED}/win_rate/{name}", ".2f")
-        for name in rates
-    ]
+    rates = [key for key in goals if key.startswith(WIN_RATE)]
+    columns = [("win rate" if len(rates) == 1 else short_name(key), key, ".2f") for key in rates]
     known = hooks.columns(result)
-    evaluated = (trial.config or {}).get("evaluation_interval") and not rates
+    config = trial.config or {}
+    evaluated = config.get("evaluation_interval") and not config.get("evaluation_opponents")
     shown = {"training_iteration", "time_total_s", *(key for _, key, _ in (*columns, *known))}
     for key in (*goals, *([EVALUATION] if evaluated else [])):
         if key not in shown:
@@ -120,16 +120,28 @@ def clock(seconds: float) -> str:
 
 
 def short_name(key: str) -> str:
-    """A key of results as a few words: `evaluation/env_runners/win_rate/x` is `eval win rate x`."""
-    words = [WORDS.get(word, word.replace("_", " ")) for word in key.split("/")]
+    """A key of results as a few words: `evaluation/env_runners/win_rate/x` is `win x`."""
+    parts = key.split("/")
+    if key.startswith(WIN_RATE):
+        return f"win {parts[-1]}"
+    if key.startswith(f"{EVALUATED}/opponents/") and parts[-2] in (GROUP_RETURNS_MEAN, BASELINE):
+        opponent, kind, group = parts[-3:]
+        return f"{group} vs {opponent}" if kind == GROUP_RETURNS_MEAN else f"{opponent} as {group}"
+    words = [WORDS.get(word, word.replace("_", " ")) for word in parts]
     return " ".join(filter(None, words))
 
 
-def win_rates(trial: Trial) -> dict[str, Any]:
-    """The rate of wins against each opponent in evaluation; None before the first one."""
-    runners = (trial.last_result or {}).get("evaluation", {}).get("env_runners", {})
-    opponents = (trial.config or {}).get("evaluation_opponents") or ()
-    return {name: runners.get("win_rate", {}).get(name) for name in opponents}
+def beside(figures: Mapping[str, Any], opponent: str) -> list[str]:
+    """What is returned to each group against an opponent, beside what the opponent itself earns.
+
+    `figures` are those under `opponents`; empty where there are no such, since there is a win rate.
+    """
+    return [
+        f"{group} {figures[GROUP_RETURNS_MEAN][group]:.1f} against {opponent} "
+        f"({opponent} itself {value:.1f})"
+        for group, value in figures.get(BASELINE, {}).items()
+        if group in figures.get(GROUP_RETURNS_MEAN, {})
+    ]
 
 
 def describe(value: Any) -> str:
@@ -158,8 +170,12 @@ def summary(trial: Trial, searched: Sequence[str] = ()) -> str:
         error = (str(trial.get_error() or "").strip().splitlines() or ["see above"])[-1]
         return f"{name}: failed: {error}"
     result = trial.last_result or {}
-    rates = {who: rate for who, rate in win_rates(trial).items() if rate is not None}
-    reached = [f"win rate against {opponent} {rate:.2f}" for opponent, rate in rates.items()]
+    played = result.get("evaluation", {}).get("env_runners", {})
+    rates = {who: rate for who, rate in played.get("win_rate", {}).items() if is_number(rate)}
+    opponents = (trial.config or {}).get("evaluation_opponents") or ()
+    reached = [f"win rate against {who} {rates[who]:.2f}" for who in opponents if who in rates]
+    for who in opponents:
+        reached += beside(played.get("opponents", {}).get(who, {}), who)
     if not reached:
         # Evaluation plays greedily, so it says more than training, which explores.
         runners = result.get("evaluation", {}).get("env_runners") or result.get("env_runners", {})

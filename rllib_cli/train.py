@@ -21,10 +21,11 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils import flatten_dict
 
 from rllib_cli.experiments import BadInput, Experiment, find_example, read_experiments, refusing
-from rllib_cli.hooks import RETURN, hooks, is_goal
+from rllib_cli.hooks import hooks
 from rllib_cli.options import Options, apply_options, cluster
 from rllib_cli.plugins import import_plugins
 from rllib_cli.progress import Progress, summary
+from rllib_cli.results import RETURN, is_goal
 from rllib_cli.session import Interrupt, be_quiet, start_ray
 from rllib_cli.translation import translate
 from rllib_cli.validation import TUNES, Checked, check, make_scheduler, plain_configs, searched
@@ -141,6 +142,7 @@ class _Plan(NamedTuple):
     for_tune: TuneExperiment  # the same experiment as Tune takes it
     scheduler: TrialScheduler
     metric: str  # the result by which its trials are ranked
+    shown: list[str]  # the results that progress must show
 
 
 def _plan(name: str, checked: Checked) -> _Plan:
@@ -148,7 +150,9 @@ def _plan(name: str, checked: Checked) -> _Plan:
     given = (experiment.get("scheduler_config") or {}).get("metric")
     metric = given or next(iter([*_goals(experiment), *run.win_rates, RETURN]))
     for_tune = _tune_experiment(name, experiment)
-    return _Plan(experiment, for_tune, make_scheduler(name, experiment, metric, run), metric)
+    shown = [*run.win_rates, *run.beside, *experiment["stop"], *([given] if given else [])]
+    scheduler = make_scheduler(name, experiment, metric, run)
+    return _Plan(experiment, for_tune, scheduler, metric, shown)
 
 
 def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
@@ -189,7 +193,7 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> i
                 plan.for_tune,
                 plan.checked["run"],
                 keys,
-                [*plan.checked["stop"], plan.metric],
+                plan.shown,
                 scheduler=plan.scheduler,
                 callbacks=[*callbacks, interrupt],
                 resume=options.resume and _was_run(plan.for_tune),

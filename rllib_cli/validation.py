@@ -19,7 +19,8 @@ from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler, create_schedul
 from ray.tune.search.sample import Categorical, Domain, Integer
 
 from rllib_cli.experiments import BadInput, Experiment, one_line, refusing
-from rllib_cli.hooks import NAMED, Run, hooks
+from rllib_cli.hooks import NAMED, hooks
+from rllib_cli.results import Run
 from rllib_cli.translation import SPECIAL
 from rllib_mfq.algorithm.class_paths import check_class_paths
 from rllib_mfq.mean_field.legal import did_you_mean, find, is_number

@@ -274,12 +274,12 @@ def test_another_rllib_command_is_named(tmp_path, monkeypatch):
     assert command.other_commands() == []
 
 
-def test_a_pipe_gets_the_final_lines_only(trained):
+def test_the_last_lines_say_what_a_run_reached_and_how_to_play_it(trained):
     lines = trained.output.splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("tiny: win rate against random 0.")
-    assert lines[0].endswith(f"checkpoint {trained.checkpoint}")
-    assert lines[1] == f"play it: rllib evaluate {trained.checkpoint} --opponent random"
+    assert lines[-4].split()[0] == "iter" and lines[-3].split()[0] == "2"
+    assert lines[-2].startswith("tiny: win rate against random 0.")
+    assert lines[-2].endswith(f"checkpoint {trained.checkpoint}")
+    assert lines[-1] == f"play it: rllib evaluate {trained.checkpoint} --opponent random"
 
 
 def test_what_is_said_to_be_reported_is_what_a_run_reports(trained):
@@ -645,7 +645,7 @@ def trial(number=0, status="RUNNING", **result):
 
 
 def test_one_trial_is_a_line_per_report_that_fits_a_terminal(capsys, monkeypatch):
-    reporter = progress.Progress(hooks.MFQHooks())
+    reporter = progress.Progress(hooks.MFQHooks(), goals=[WIN_RATE])
     first = trial()
     assert reporter.should_report([first])
     reporter.report([first], False)
@@ -662,7 +662,7 @@ def test_one_trial_is_a_line_per_report_that_fits_a_terminal(capsys, monkeypatch
 
 
 def test_several_trials_are_a_table_of_what_differs_cut_to_the_terminal(monkeypatch):
-    reporter = progress.Progress(hooks.MFQHooks(), ["lr", "neighborhood"])
+    reporter = progress.Progress(hooks.MFQHooks(), ["lr", "neighborhood"], [WIN_RATE])
     rows = [reporter._row(trial(number, "TERMINATED")) for number in range(2)]
     for columns in (80, 100):
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -714,7 +714,8 @@ def test_a_line_appears_while_the_first_iteration_runs(capsys, monkeypatch):
 
 
 def test_results_that_are_not_there_yet_are_dashes():
-    row = progress.figures(trial(evaluation={}, learners={}, env_runners={}), hooks.MFQHooks())
+    nothing = trial(evaluation={}, learners={}, env_runners={})
+    row = progress.figures(nothing, hooks.MFQHooks(), [WIN_RATE])
     assert row["win rate"] == row["return"] == row["temperature"] == "-"
     unfinished = trial(env_runners={"episode_return_mean": float("nan")})
     row = progress.figures(unfinished, hooks.MFQHooks())

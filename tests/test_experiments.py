@@ -11,8 +11,9 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.search.sample import Categorical, Float, Integer
 
 from rllib_cli.experiments import BadInput, parse, read_experiments, set_values
-from rllib_cli.hooks import Hooks, MFQHooks, is_goal
+from rllib_cli.hooks import Hooks, MFQHooks
 from rllib_cli.options import Options, apply_options, experiment_from_options
+from rllib_cli.results import is_goal
 from rllib_cli.translation import CONFIG, REPLAY_BUFFERS, metric, translate
 from rllib_cli.validation import check, plain_configs, searched, with_spaces
 from rllib_mfq import MFQConfig

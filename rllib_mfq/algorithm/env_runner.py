@@ -19,10 +19,10 @@ from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
-from rllib_mfq.algorithm.figures import episode_figures, log_counters, log_figures, match_figures
+from rllib_mfq.algorithm.figures import episode_figures, log_counters, log_figures
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
-from rllib_mfq.algorithm.match import play_both_sides
-from rllib_mfq.algorithm.opponents import Opponent, load_opponent, random_actions
+from rllib_mfq.algorithm.matches import Matches
+from rllib_mfq.algorithm.opponents import load_opponent, random_actions
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.algorithm.roster import modules_of_groups, spaces_of_modules
 from rllib_mfq.algorithm.self_play import OPPONENT, OPPONENT_NUMBER
@@ -47,7 +47,6 @@ class PopulationRunner(EnvRunner):
         self._weights_seq_no = 0
         self._sampler: Sampler | None = None  # the first of `_samplers`
         self._samplers: dict[str | None, Sampler] = {}
-        self._matches_played = 0
         self._explore = bool(self.config.explore)
         self._random_actions = False
         seed = torch.Generator().seed() if self._seed is None else self._seed
@@ -68,10 +67,9 @@ class PopulationRunner(EnvRunner):
         """Makes the populations and the opponents; closes earlier populations."""
         self.stop()
         self.num_envs = self.config.num_envs_per_env_runner
-        self._watch_steps = self.config.callbacks_on_episode_step is not None or any(
-            type(callback).on_episode_step is not RLlibCallback.on_episode_step
-            for callback in self._callbacks
-        )
+        self._watch_steps = self._has_callback("on_episode_step")
+        events = ("created", "start", "step", "end")
+        self._watch_episodes = any(self._has_callback(f"on_episode_{event}") for event in events)
         # With an opponent the learner plays each group in half of the populations, which have a
         # sampler of their own: so it learns both sides, and no episode has to be cut.
         sides: list[str | None] = [None] if self._opponent is None else list(self.groups)
@@ -88,11 +86,10 @@ class PopulationRunner(EnvRunner):
             for number, mine in enumerate(sides)
         }
         self._sampler = self._samplers[sides[0]]
-        self._opponents: dict[str, Opponent] = {
-            name: load_opponent(name, spec, self.groups)
-            for name, spec in self.config.evaluation_opponents.items()
-            if self.config.in_evaluation
-        }
+        opponents = self.config.evaluation_opponents if self.config.in_evaluation else {}
+        self.matches = Matches(
+            {name: load_opponent(name, spec, self.groups) for name, spec in opponents.items()}
+        )
         self.env = self._sampler.populations[0]
 
     @override(EnvRunner)
@@ -189,7 +186,7 @@ class PopulationRunner(EnvRunner):
             nothing = Fragment({}, math.ceil(num_timesteps or 0), {}, [])
             return [FragmentBatch(nothing, self._weights_seq_no)]
         for fragment in fragments.values():
-            if evaluating and not self._opponents:
+            if evaluating and not self.matches.opponents:
                 figures = (episode_figures(e, self.modules) for e in fragment.episodes)
                 log_figures(self.metrics, figures)
             self.num_env_steps_sampled_lifetime += fragment.env_steps
@@ -202,8 +199,10 @@ class PopulationRunner(EnvRunner):
     ) -> dict[str | None, Fragment]:
         """A fragment of every sampler, by the group that the learner plays in it."""
         keep = not self.config.in_evaluation
-        if self._opponents:
-            return {None: self._play_matches(num_episodes or self.num_envs)}
+        if self.matches.opponents:
+            assert self._sampler is not None
+            asked = (self._players(), num_episodes or self.num_envs, self._generator)
+            return {None: self.matches.play(self._sampler, *asked, self.metrics)}
         length = self.config.get_rollout_fragment_length(self.worker_index)
         steps = math.ceil((num_timesteps or length * self.num_envs) / self.num_envs)
         fragments = {}
@@ -253,29 +252,11 @@ class PopulationRunner(EnvRunner):
             obs, means, mask, *crowd, explore=self._explore, generator=self._generator
         )
 
-    def _play_matches(self, num_matches: int) -> Fragment:
-        """Plays `num_matches` matches against every opponent; see `play_both_sides`."""
-        assert self._sampler is not None
-        played = Fragment({}, 0, dict.fromkeys(self.groups, 0), [])
-        for name, opponent in self._opponents.items():
-            theirs = opponent.players(self._generator)
-            sides = (self._players(), theirs, num_matches, self._matches_played)
-            for mine, part in play_both_sides(self._sampler, *sides):
-                for episode in part.episodes:
-                    episode.custom_data["mine"] = mine
-                log_figures(self.metrics, (match_figures(e, mine, name) for e in part.episodes))
-                played.env_steps += part.env_steps
-                played.episodes += part.episodes
-                played.failures += part.failures
-                for group, steps in part.agent_steps.items():
-                    played.agent_steps[group] += steps
-        self._matches_played += num_matches
-        self._sampler.assign(self._players())
-        return played
-
     def _on_event(self, mine: str | None, first: int, event: str, episode: Episode) -> None:
         if mine is not None:
             episode.custom_data["mine"] = mine  # as in matches of an evaluation
+        if event == "created" and self._watch_episodes:
+            episode.keep_agent_returns(True)
         if event != "step" or self._watch_steps:
             self._fire(
                 f"on_episode_{event}",
@@ -284,6 +265,14 @@ class PopulationRunner(EnvRunner):
                 env_index=first + episode.env_index,
                 rl_module=self.module,
             )
+        if event == "end":
+            episode.keep_agent_returns(False)  # the driver, which gets the episode, needs none
+
+    def _has_callback(self, name: str) -> bool:
+        return getattr(self.config, f"callbacks_{name}") is not None or any(
+            getattr(type(each), name) is not getattr(RLlibCallback, name)
+            for each in self._callbacks
+        )
 
     def _fire(self, name: str, **kwargs: Any) -> None:
         make_callback(

@@ -12,6 +12,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from rllib_mfq.population.fragment import Episode, Fragment
 
 GROUP_RETURNS_MEAN = "group_returns_mean"
+BASELINE = "baseline_returns_mean"
 WIN_RATE = "win_rate"
 OPPONENTS = "opponents"
 
@@ -33,7 +34,7 @@ def episode_figures(episode: Episode, modules: Mapping[str, str]) -> Figures:
     for name, per_group in episode.result.items():
         for group, value in per_group.items():
             figures[name, group] = value
-    if len(episode.returns) == 2:
+    if len(episode.returns) == 2 and episode.has_winner:
         for group, share in episode.shares().items():
             figures[WIN_RATE, group] = share
     return figures
@@ -43,14 +44,15 @@ def match_figures(episode: Episode, mine: str, opponent: str) -> Figures:
     """What a finished match of the learner's group `mine` against a named opponent contributes.
 
     The returns are those of the learner's side, under `opponents` by the group it played.
-    `win_rate` counts a draw as a half; `eliminated` is 1 if no agent of the opponent survived.
+    `win_rate` counts a draw as a half, and is there only if winning means something, see
+    `Episode.has_winner`; `eliminated` is 1 if no agent of the opponent survived.
     """
     (theirs,) = (group for group in episode.returns if group != mine)
     value = episode.returns[mine]
-    figures = _common(episode, value) | {
-        (WIN_RATE, opponent): episode.shares()[mine],
-        (OPPONENTS, opponent, GROUP_RETURNS_MEAN, mine): value,
-    }
+    figures = _common(episode, value)
+    if episode.has_winner:
+        figures[WIN_RATE, opponent] = episode.shares()[mine]
+    figures[OPPONENTS, opponent, GROUP_RETURNS_MEAN, mine] = value
     for name, per_group in episode.result.items():
         figures[OPPONENTS, opponent, name] = per_group[mine]
         figures[OPPONENTS, opponent, f"their_{name}"] = per_group[theirs]

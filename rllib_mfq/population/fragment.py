@@ -1,14 +1,21 @@
 """Fragments and episodes: what one `sample` call returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rllib_mfq.population.population import Array
+import numpy as np
+
+from rllib_mfq.population.population import Array, Group, Rows, Step
 
 
 @dataclass
 class Episode:
-    """One episode of one population.
+    """One episode of one population; what callbacks get as `episode`.
+
+    It answers to the names that RLlib's episodes have for what is known here: `len(episode)`,
+    `env_steps()`, `agent_steps()`, `get_return()`, `is_done`, `custom_data` and `id_`. It holds no
+    observations or actions: a population's rows go to the learner as columns.
 
     Attributes:
         id_: its number, unique within the sampler.
@@ -18,6 +25,7 @@ class Episode:
         is_done: whether it has ended.
         result: the population's own figures, `{name: {group: value}}`, once it is done.
         custom_data: for callbacks.
+        alike: whether the groups have equal spaces and began with equally many agents.
     """
 
     id_: int
@@ -27,14 +35,65 @@ class Episode:
     is_done: bool = False
     result: dict[str, dict[str, float]] = field(default_factory=dict)
     custom_data: dict[str, Any] = field(default_factory=dict)
+    alike: bool = True
+    _paid: dict[str, list[tuple[Array, Array]]] | None = None  # per group: ids and rewards
+    _agent_steps: int = 0
 
-    def env_steps(self) -> int:
-        """Steps so far, under the name that RLlib's episodes use."""
+    def __len__(self) -> int:
+        """Steps so far."""
         return self.length
 
+    def __bool__(self) -> bool:
+        """True, also before the first step."""
+        return True
+
+    def env_steps(self) -> int:
+        """Steps so far."""
+        return self.length
+
+    def agent_steps(self) -> int:
+        """Rows so far: one for every agent that acted, at every step."""
+        return self._agent_steps
+
     def get_return(self) -> float:
-        """Sum of all groups' returns, under the name that RLlib's episodes use."""
+        """Sum of all groups' returns."""
         return sum(self.returns.values())
+
+    @property
+    def agent_returns(self) -> dict[str, dict[int, float]]:
+        """Per group, the sum of rewards of every agent that has acted, by its number (`Rows.ids`).
+
+        Raises:
+            ValueError: they are kept only while callbacks of an episode run.
+        """
+        if self._paid is None:
+            raise ValueError("agent_returns are kept only while an episode's callbacks run.")
+        returns = {}
+        for group, parts in self._paid.items():
+            ids, rewards = (np.concatenate([p[i] for p in parts] or [np.zeros(0)]) for i in (0, 1))
+            agents, where = np.unique(ids, return_inverse=True)
+            sums = np.bincount(where, weights=rewards, minlength=len(agents))
+            returns[group] = dict(zip(agents.astype(int).tolist(), sums.tolist(), strict=True))
+        return returns
+
+    def keep_agent_returns(self, keep: bool) -> None:
+        """Makes the episode keep what `agent_returns` needs, or forget it."""
+        self._paid = {group: [] for group in self.returns} if keep else None
+
+    def pay(self, group: str, ids: Array, step: Step) -> None:
+        """Counts what a step paid to the agents of a group, of which those with `ids` acted."""
+        self.returns[group] += step.total()
+        self._agent_steps += len(ids)
+        if self._paid is not None:
+            now = slice(None) if step.waiting is None else ~step.waiting
+            self._paid[group].append((ids[now].copy(), np.array(step.rewards, float)[now]))
+            if step.late is not None:
+                self._paid[group].append((step.late.ids, np.array(step.late.rewards, float)))
+
+    @property
+    def has_winner(self) -> bool:
+        """Whether winning means something: groups are alike, or the population has a `score`."""
+        return self.alike or "score" in self.result
 
     def shares(self) -> dict[str, float]:
         """1 for the group that won and 0 for one that lost; a draw is shared equally."""
@@ -42,6 +101,15 @@ class Episode:
         best = max(score.values())
         winners = sum(value == best for value in score.values())
         return {group: (value == best) / winners for group, value in score.items()}
+
+
+def are_alike(groups: Mapping[str, Group], rows: Mapping[str, Rows]) -> bool:
+    """Whether groups have equal spaces and, in these rows, equally many agents."""
+    first, *others = groups
+    return all(
+        groups[name] == groups[first] and len(rows[name].ids) == len(rows[first].ids)
+        for name in others
+    )
 
 
 class Link(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 
 from rllib_mfq.mean_field.neighborhood import GroupActions
 from rllib_mfq.population.block import Arrival, Block
-from rllib_mfq.population.fragment import Episode, Fragment, Link
+from rllib_mfq.population.fragment import Episode, Fragment, Link, are_alike
 from rllib_mfq.population.guard import Guard, place
 from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array, Population, PopulationError, Rows
@@ -211,6 +211,7 @@ class Sampler:
         if start is None:
             fragment.failures += 1
             return self._begin(index, fragment)
+        episode.alike = are_alike(self.groups, start)
         self._to_begin[index] -= 1
         self._episodes_begun += 1
         self._episodes[index] = episode
@@ -235,7 +236,7 @@ class Sampler:
             step, block = steps[group], self._block_of[group]
             block.data["rewards"][rows] = step.rewards
             block.data["terminateds"][rows] = step.terminated
-            episode.returns[group] += step.total()
+            episode.pay(group, block.data["agent_index"][rows], step)
             if step.waiting is None and step.late is None:
                 living = np.flatnonzero(~step.terminated)
                 source, closing = living + rows.start, step.truncated[living]
