@@ -118,22 +118,31 @@ def tournament(agents: Sequence[str], out: Path | None, plot: Path | None, **opt
 
 @click.command()
 @argument("results", nargs=-1, required=True, metavar="RESULTS...")
-@option("--out", "-o", required=True, type=PATH, help="The picture: .png, .svg or .pdf.")
+@option("--out", "-o", type=PATH, help="The picture: .png, .svg or .pdf; default: RESULTS.png.")
 @option("--metric", help="What learning curves show; by default the win rate or return.")
 @option("--x", help="What they are drawn over; by default agent steps.")
 @option("--label", "labels", multiple=True, help="Name of a learning curve. Repeatable.")
-def plot(results: Sequence[str], out: Path, **options: Any) -> None:
+def plot(results: Sequence[str], out: Path | None, **options: Any) -> None:
     """Draws RESULTS: folders of training runs, a tournament's JSON, or a phase diagram's CSV.
 
     Learning curves are means over seeds with 95 % intervals.
     """
+    if out is None:
+        out = Path(f"{Path(results[0]).resolve().stem}.png")
+        if out.exists():
+            raise BadInput(f"{out} exists; give --out a name.")
     _check_picture("--out", out)
     from rllib_mfq.arena import plots
 
     with refusing():
-        figure = plots.plot(results, **options)
+        figure = plots.plot(results, **options, on_skip=note)
     plots.save(figure, out)
     click.echo(f"written to {out}", err=True)
+
+
+def note(sentence: str) -> None:
+    """Prints a note on standard error."""
+    click.echo(f"note: {sentence}", err=True)
 
 
 def show_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -189,7 +198,7 @@ def _agent_row(played: "Tournament", name: str) -> dict[str, Any]:
     kills = [pair.kills_a if name == pair.a else pair.kills_b for pair in pairs]
     known = [each for each in kills if each is not None]  # of all pairs or of none
     matches = len(pairs) * played.matches
-    row: dict[str, Any] = {"agent": _short(name), "rating": f"{played.ratings[name]:.0f}"}
+    row: dict[str, Any] = {"agent": _short(name), "rating": f"{round(played.ratings[name])}"}
     row |= {"matches": matches} | {"won": won, "drew": drew, "lost": matches - won - drew}
     row["win rate"] = f"{(won + drew / 2) / matches:.2f}"
     return row | {"kills per match": f"{fmean(known):.1f}" if known else "-"}

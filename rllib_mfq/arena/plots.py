@@ -4,15 +4,18 @@ import contextlib
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle
+from itertools import chain, cycle, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 from ray.tune.utils import flatten_dict
 
@@ -26,14 +29,18 @@ SUFFIXES = (".png", ".svg", ".pdf")
 STEPS = "agent_steps_sampled_lifetime"
 RETURN = "env_runners/episode_return_mean"
 EVALUATED = "evaluation/env_runners"
+EVALUATION = f"evaluation/{RETURN}"
 WIN_RATE = f"{EVALUATED}/win_rate/"
+MOST_CURVES, WIDEST_NAME = 20, 48  # of a legend
 PHASES = ("temperature", "seed", "method", "order_parameter")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The colours of Okabe and Ito, which colour-blind people can tell apart."""
 MARKERS = "osD^v<>"
+LINES = ("-", "--", ":", "-.")
 UNITS = {
     STEPS: "agent steps sampled (agents times steps)",
-    RETURN: "return per episode, summed over agents (reward)",
+    RETURN: "return, sum over agents (reward)",
+    EVALUATION: "return in evaluation, sum over agents (reward)",
     "training_iteration": "training iterations",
     "time_total_s": "training time (s)",
 }
@@ -55,14 +62,18 @@ def plot(
     metric: str | None = None,
     x: str | None = None,
     labels: Sequence[str] = (),
+    on_skip: Callable[[str], None] = warnings.warn,
 ) -> Figure:
     """Draws results; what the files contain decides on the kind of picture.
 
     Args:
         results: paths, all of one of the kinds in `LEGAL`.
-        metric: of learning curves; by default the win rate against an opponent or the return.
+        metric: of learning curves; by default the win rate against an opponent, or the return, in
+            evaluation if there is one.
         x: what learning curves are drawn over; `STEPS` by default.
         labels: names of the learning curves, in their order; curves of one name are joined.
+        on_skip: is told, in a sentence, of every trial that lacks the metric or the x while
+            others have both.
 
     Raises:
         ValueError: the results are of several kinds or of none, or lack the metric or the x.
@@ -75,7 +86,7 @@ def plot(
         raise ValueError(f"the results are of several kinds, {found}; plot one kind at a time.")
     (kind,), contents = kinds, [content for _, _, content in read]
     if kind == "learning curves":
-        return plot_learning(list(chain(*contents)), metric, x, labels)
+        return plot_learning(list(chain(*contents)), metric, x, labels, on_skip)
     for option, value in (("metric", metric), ("x", x), ("label", labels)):
         if value:
             raise ValueError(f"{option} is {value!r}, which is for learning curves, not a {kind}.")
@@ -93,11 +104,27 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def plot_learning(
-    trials: Sequence[Trial], metric: str | None, x: str | None, labels: Sequence[str]
+    trials: Sequence[Trial],
+    metric: str | None,
+    x: str | None,
+    labels: Sequence[str],
+    on_skip: Callable[[str], None],
 ) -> Figure:
     """Draws means over seeds, with 95 % t intervals."""
-    metric = metric or _default_metric(trials)
     x = x or STEPS
+    metric = metric or _default_metric(trials)
+    series: dict[int, tuple[Array, Array]] = {}
+    problems: list[ValueError] = []
+    for trial in trials:
+        try:
+            series[id(trial)] = _series(trial, x, metric)
+        except ValueError as error:
+            problems.append(error)
+    if not series:
+        raise problems[0]
+    for problem in problems:
+        on_skip(f"a trial is left out: {problem}")
+    trials = [trial for trial in trials if id(trial) in series]
     alike = grouped(
         trials, lambda t: json.dumps([t.argument, t.experiment, t.config], sort_keys=True)
     ).values()
@@ -108,20 +135,36 @@ def plot_learning(
         )
     curves: dict[str, list[tuple[Array, Array]]] = {}
     for label, group in zip(labels or names, alike, strict=True):
-        curves.setdefault(label, []).extend(_series(trial, x, metric) for trial in group)
-    figure, axes = _canvas(UNITS.get(x, x), UNITS.get(metric, metric))
-    for (label, runs), color in zip(curves.items(), cycle(COLORS), strict=False):
+        curves.setdefault(label, []).extend(series[id(trial)] for trial in group)
+    figure, axes = _canvas(_words(x), _words(metric))
+    styles = cycle(product(LINES, COLORS))  # of more curves than colours, other lines
+    for (label, runs), (line, color) in zip(curves.items(), styles, strict=False):
         at, mean, half = mean_curve(runs)
         seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-        axes.plot(at, mean, color=color, label=f"{label}{seeds}")
+        axes.plot(at, mean, line, color=color, label=f"{label}{seeds}")
         axes.fill_between(at, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 2M for 2000000
     if metric.startswith(WIN_RATE):
         axes.set_ylabel(f"win rate against {metric.rpartition('/')[2]}, a draw counts ½")
         axes.set_ylim(-0.03, 1.03)
-    several = len(trials) > len(curves)
-    axes.legend(title="mean and 95 % interval" if several else None)
+    _show_legend(figure, axes, "mean and 95 % interval" if len(trials) > len(curves) else None)
     return figure
+
+
+def _show_legend(figure: Figure, axes: Axes, title: str | None) -> None:
+    """Names the curves on the right of the axes, which keep their size."""
+    handles, names = axes.get_legend_handles_labels()
+    half = WIDEST_NAME // 2  # names differ at the end, and begin with their experiment
+    shown = [n if len(n) <= WIDEST_NAME else f"{n[: half - 1]}…{n[-half:]}" for n in names]
+    if len(shown) > MOST_CURVES:
+        more = len(shown) - MOST_CURVES + 1
+        shown = [*shown[: MOST_CURVES - 1], f"and {more} more"]
+        handles = [*handles[: MOST_CURVES - 1], Line2D([], [], linestyle="none")]
+    legend = figure.legend(
+        handles, shown, title=title, loc="outside right upper", fontsize=9, frameon=False
+    )
+    width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width / figure.dpi
+    figure.set_figwidth(figure.get_figwidth() + width + 0.1)
 
 
 def mean_curve(runs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array, Array]:
@@ -146,7 +189,7 @@ def plot_tournament(content: Mapping[str, Any]) -> Figure:
     names = sorted(ratings, key=lambda name: -ratings[name])
     rates = win_rates(names, content["pairs"])
     size = (2.8 + 0.72 * len(names), 2.2 + 0.62 * len(names))
-    figure, axes = _canvas("against", "agent (Elo points)", size)
+    figure, axes = _canvas("against", "agent (Elo points)", size, layout=None)
     axes.set_facecolor("0.85")  # shows where pairs did not meet
     image = axes.imshow(rates, cmap="PuOr_r", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(rates):
@@ -155,10 +198,12 @@ def plot_tournament(content: Mapping[str, Any]) -> Figure:
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="wk"[not dark])
     places = range(len(names))
     axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, [f"{name} ({ratings[name]:+.0f})" for name in names])
+    axes.set_yticks(places, [f"{name} ({points(ratings[name])})" for name in names])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="win rate, a draw counts ½").outline.set_visible(False)
+    figure.colorbar(
+        image, ax=axes, fraction=0.04, pad=0.03, label="win rate, a draw counts ½"
+    ).outline.set_visible(False)
     return figure
 
 
@@ -179,7 +224,7 @@ def plot_phases(rows: Sequence[Mapping[str, Any]]) -> Figure:
             at, mean, np.nan_to_num(half), fmt=marker, color=color, capsize=3, label=method
         )
     axes.set_ylim(-0.03, 1.03)
-    axes.legend(title="mean and 95 % interval over seeds")
+    axes.legend(title="mean and 95 % interval over seeds", frameon=False)
     return figure
 
 
@@ -214,25 +259,56 @@ def _trial(argument: str, file: Path) -> Trial:
 
 
 def _default_metric(trials: Sequence[Trial]) -> str:
-    known = trials[0].results[-1]
-    for key in known:
+    known = {key for trial in trials for key in trial.results[-1]}
+    for key in sorted(known):
         opponent = f"{EVALUATED}/opponents/{key.removeprefix(WIN_RATE)}/"
         if key.startswith(WIN_RATE) and any(other.startswith(opponent) for other in known):
             return key
-    return RETURN
+    if any(key.startswith(f"{EVALUATED}/opponents/") for key in known):
+        return RETURN  # an evaluated return is then that of sides against opponents, mixed
+    return EVALUATION if EVALUATION in known else RETURN
+
+
+def _words(key: str) -> str:
+    """What an axis over a key of results is called."""
+    if key in UNITS:
+        return UNITS[key]
+    parts = [part.replace("_", " ") for part in key.split("/") if part != "env_runners"]
+    return ", ".join(parts)
+
+
+def points(rating: float) -> str:
+    """A rating with its sign, and 0 without one."""
+    return f"{round(rating):+d}" if round(rating) else "0"
 
 
 def _name(trial: Trial, curves: Sequence[Trial]) -> str:
     """The experiment of a curve, and what tells the curve from others of that experiment."""
     others = [t for t in curves if t.experiment == trial.experiment and t is not trial]
     parts = {
-        f"{key.rpartition('/')[2]}={value}"
+        f"{key.rpartition('/')[2]}={_short(value)}"
         for key, value in trial.config.items()
         if any(other.config.get(key) != value for other in others)
     }
     if any(other.config == trial.config for other in others):
         parts = {trial.argument}
     return f"{trial.experiment} ({', '.join(sorted(parts))})" if parts else trial.experiment
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The results whose evaluation is their own; MFQ reports it until there is a newer one."""
+
+    def evaluation(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if key.startswith("evaluation/")}
+
+    before = [{}, *map(evaluation, results)]
+    return [
+        row for row, old in zip(results, before, strict=False) if evaluation(row) not in (old, {})
+    ]
 
 
 def _series(trial: Trial, x: str, metric: str) -> tuple[Array, Array]:
@@ -244,19 +320,26 @@ def _series(trial: Trial, x: str, metric: str) -> tuple[Array, Array]:
                 f"{option} is {key!r}, which {trial.experiment} never reports"
                 f"{did_you_mean(key, known)}."
             )
+    evaluation = metric.startswith("evaluation/")
+    results = _evaluated(trial.results) if evaluation else trial.results
     try:
-        points = np.array([(row.get(x), row.get(metric)) for row in trial.results], float)
+        pairs = np.array([(row.get(x), row.get(metric)) for row in results], float)
     except (TypeError, ValueError):
         raise ValueError(f"metric is {metric!r}, over {x!r}; both must be numbers.") from None
-    points = points[np.isfinite(points).all(axis=1)]
-    if not len(points):
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    if not len(pairs):
         raise ValueError(f"metric is {metric!r}, of which {trial.experiment} has no finite value.")
-    _, first = np.unique(points[:, 0], return_index=True)
-    return points[first, 0], points[first, 1]
+    _, first = np.unique(pairs[:, 0], return_index=True)
+    return pairs[first, 0], pairs[first, 1]
 
 
-def _canvas(x: str, y: str, size: tuple[float, float] = (6.4, 4.4)) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
+def _canvas(
+    x: str,
+    y: str,
+    size: tuple[float, float] = (6.4, 4.4),
+    layout: Literal["constrained"] | None = "constrained",
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout=layout)
     axes: Axes = figure.subplots()
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
