@@ -276,7 +276,7 @@ def test_another_rllib_command_is_named(tmp_path, monkeypatch):
 
 def test_the_last_lines_say_what_a_run_reached_and_how_to_play_it(trained):
     lines = trained.output.splitlines()
-    assert lines[-4].split()[0] == "iter" and lines[-3].split()[0] == "2"
+    assert lines[0].split()[0] == "iter" and lines[-3].split()[0] == "2"
     assert lines[-2].startswith("tiny: win rate against random 0.")
     assert lines[-2].endswith(f"checkpoint {trained.checkpoint}")
     assert lines[-1] == f"play it: rllib evaluate {trained.checkpoint} --opponent random"
@@ -683,7 +683,7 @@ def test_the_column_that_a_run_stops_on_is_shown():
     learned = {"red": {"qf_loss": 0.1234, "temperature": 0.5}}
     result = trial(evaluation={"env_runners": played}, learners=learned)
     row = progress.figures(result, hooks.MFQHooks(), goals)
-    assert list(row)[2:6] == ["win rate", "eval return", "eval random return prey", "red qf loss"]
+    assert list(row)[2:6] == ["win rate", "eval return", "prey vs random", "red qf loss"]
     assert [*row.values()][2:6] == ["0.90", "501.2", "-3.2", "0.123"]
     result.config = {"evaluation_interval": 1}  # an evaluation is shown if nothing stops on it
     assert progress.figures(result, hooks.Hooks())["eval return"] == "501.2"

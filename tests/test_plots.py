@@ -125,7 +125,7 @@ def test_without_a_win_rate_the_return_is_drawn_and_any_other_metric_by_name(tmp
     kills = "evaluation/env_runners/opponents/random/kills"
     figure = plots.plot([run], metric=kills, x="env_runners/episode_return_mean")
     assert [values.tolist() for values in curves(figure)["other"]] == [[25.0], [0.5]]
-    assert figure.axes[0].get_ylabel() == kills
+    assert figure.axes[0].get_ylabel() == "evaluation, opponents, random, kills"
 
 
 def test_the_heat_map_has_both_triangles_and_the_best_first():
