@@ -284,7 +284,7 @@ def _to_play(
     for name, network in networks.items():
         known = {key: network[key] for key in TO_PLAY if network.get(key) is not None}
         known.pop("mean_action_dim", None)
-        config.training(**known)
+        config.update_from_dict(known)
         rest = {key: value for key, value in network.items() if key not in TO_PLAY}
         specs[name] = RLModuleSpec(model_config=rest)
     return config.rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))

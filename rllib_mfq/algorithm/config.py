@@ -121,6 +121,14 @@ class MFQConfig(MFQSettings):
     def get_default_learner_class(self) -> type:
         return MFQTorchLearner
 
+    def without_minima(self) -> "MFQConfig":
+        """A frozen copy with which an iteration may end after any training step."""
+        config = self.copy(copy_frozen=False)
+        config.min_time_s_per_iteration = None
+        config.min_sample_timesteps_per_iteration = config.min_train_timesteps_per_iteration = 0
+        config.freeze()
+        return config
+
     @property
     @override(AlgorithmConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:

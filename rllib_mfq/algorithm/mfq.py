@@ -110,7 +110,7 @@ class MFQ(Algorithm):
         self._fresh.clear()
         self._step_began, config = time.time(), self.config
         results: dict[str, Any] = super().step()
-        self.config = config  # see `_end_in_time`
+        self.config = config  # see `_train_once`
         for key in self._fresh:
             self._keep(key, results[key])
         return results | self._latest
@@ -154,17 +154,6 @@ class MFQ(Algorithm):
     def training_step(self) -> Any:
         self._train_once()
 
-    def _end_in_time(self) -> None:
-        """Ends the iteration, whatever it should reach, if the time limit is over."""
-        limit, seconds = self.config.time_limit_s, time.time() - self._step_began
-        if limit is not None and self._time_total + seconds >= limit:
-            config = self.config.copy(copy_frozen=False)
-            config.min_time_s_per_iteration = None
-            config.min_sample_timesteps_per_iteration = 0
-            config.min_train_timesteps_per_iteration = 0
-            config.freeze()
-            self.config = config  # RLlib reads it after every training step
-
     def _train_once(self) -> tuple[list[FragmentBatch], int]:
         """Samples and learns; returns the fragments and how many updates were made."""
         local = self.env_runner_group.local_env_runner
@@ -189,7 +178,9 @@ class MFQ(Algorithm):
         rows = sum(batch.agent_steps() for batch in batches)
         lost = {"num_fragments_lost_lifetime": len(played) - len(arrived)}
         self._log(rows, updates, time.perf_counter() - started, lost)
-        self._end_in_time()
+        limit, seconds = self.config.time_limit_s, time.time() - self._step_began
+        if limit is not None and self._time_total + seconds >= limit:  # RLlib asks the config
+            self.config = self.config.without_minima()
         return batches, updates
 
     def _state_for_runners(self) -> ray.ObjectRef:
