@@ -2,11 +2,13 @@
 
 from unittest import mock
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from small_battles import small_battle
 
+from rllib_mfq import MFQConfig
 from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.observations import Observations
 
@@ -116,3 +118,31 @@ def test_the_statistics_are_in_the_checkpoint(build, tmp_path):
 def test_a_filter_that_would_have_no_effect_is_refused(ray_session, settings, words):
     with pytest.raises(ValueError, match=words):
         filtered(**settings).build_algo()
+
+
+class OtherUnits(gym.ObservationWrapper):
+    """CartPole, each number of an observation in a unit of its own and shifted."""
+
+    def __init__(self, config=None):
+        super().__init__(gym.make("CartPole-v1"))
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+    def observation(self, obs):
+        return (obs * [1000, 0.01, 100, 0.001] + [5000, -1, 300, 7]).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_what_is_observed_in_other_units_can_be_learned_with_the_filter_only(build):
+    def greedy_return(kind):
+        config = MFQConfig().environment(OtherUnits).env_runners(observation_filter=kind)
+        config.env_runners(num_envs_per_env_runner=4, rollout_fragment_length=4)
+        config.training(temperature=[[0, 1.0], [15_000, 0.1]], gamma=0.99, tau=0.005)
+        config.training(train_batch_size_per_learner=64, training_intensity=16)
+        config.training(num_steps_sampled_before_learning_starts=1_000)
+        config.reporting(min_sample_timesteps_per_iteration=2_000).debugging(seed=0)
+        algo = build(config.evaluation(evaluation_interval=100, evaluation_duration=20))
+        for _ in range(8):
+            algo.train()
+        return algo.evaluate()["env_runners"]["episode_return_mean"]
+
+    assert greedy_return("NoFilter") < 30 and greedy_return("MeanStdFilter") > 60
