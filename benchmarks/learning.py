@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import ray
 import torch
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from benchmarks.measure import rates, ratio, record, speed, start_ray, timed
 from rllib_mfq import MFQ, MFQConfig
+from rllib_mfq.algorithm.learner_memories import update
 from rllib_mfq.mean_field.objective import mfq_loss, next_value
 
 REPEATS = 7
@@ -31,22 +31,20 @@ def battle(num_env_runners: int) -> MFQConfig:
 
 
 def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
-    """Rows trained per second by the learner, and by a bare loop on the same batch."""
-    config, learner = algo.config, algo.learner_group
+    """Rows trained per second by the learner, and by a bare loop, from the same memory."""
+    config, learner = algo.config, algo.learner_group._learner
     size = config.train_batch_size_per_learner
-    columns = algo.learner_group._learner.memories["shared"].sample(size * UPDATES)
-    module = copy.deepcopy(learner._learner.module["shared"].unwrapped())
+    module = copy.deepcopy(learner.module["shared"].unwrapped())
     network, target = module.q_net, module._target_q_net
     optimizer = torch.optim.Adam(network.parameters(), config.lr)
 
     def ours() -> int:
-        batch = MultiAgentBatch({"shared": SampleBatch(columns)}, size * UPDATES)
-        learner.update(batch=batch, minibatch_size=size, timesteps={})
+        update(algo.learner_group, timesteps={}, updates=UPDATES)
         return size * UPDATES
 
     def bare() -> int:
-        for i in range(UPDATES):
-            part = {k: v[i * size : (i + 1) * size] for k, v in columns.items()}
+        for batches in learner.memories.batches(size, UPDATES):
+            part = batches["shared"]
             with torch.no_grad():
                 q_next = target(part["new_obs"], part["next_mean_actions"])
                 value = next_value("mean_field", q_next, module.temperature)
@@ -88,7 +86,7 @@ def main() -> None:
         algo.stop()
     ray.shutdown()
     figures = {
-        "learner updates against a bare torch loop, same network and batch": ratio(
+        "learner updates against a bare torch loop, same network and memory": ratio(
             found["learner"], found["bare torch loop"], must=1.0, aim=1.15
         ),
         "rows trained by the learner": speed(found["learner"]),
