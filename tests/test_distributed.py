@@ -159,7 +159,7 @@ def test_intensity_and_age_are_exact_over_100_rounds_and_a_slow_runner_delays_no
         before = algo._agent_steps
         algo.training_step()
         lags.append(algo.metrics.peek("weights_lag"))
-        if algo._memories.have_been_given(50):
+        if algo._memories.ready(50):
             rows += algo._agent_steps - before
     fragments = sum(map(len, played))
     assert fragments >= 100 and np.mean([len(each) for each in played]) < 1.5

@@ -129,16 +129,16 @@ def test_fragments_that_follow_each_other_stay_with_a_learner_while_all_get_as_m
     assert sum(held) == 40 * runners * 20 and abs(held[0] - held[1]) <= 6 * 20
 
 
-def test_learning_starts_when_all_have_been_given_enough_and_each_has_a_row():
+def test_a_module_learns_when_it_has_been_given_enough_and_each_learner_has_a_row_of_it():
     group, source = Group(2, 400), Rows(0)
     memories = LearnerMemories(group, ["m"])
-    assert not memories.have_been_given(0)
+    assert not memories.ready(0)
     memories.give([[Batch(source.fragment(100))]])
-    assert not memories.have_been_given(0)  # the second learner has nothing to draw
+    assert not memories.ready(0)  # the second learner has nothing to draw
     memories.give([[Batch(source.fragment(100))]])
     rows = len(memories)
-    assert memories.have_been_given(rows) and not memories.have_been_given(rows + 1)
-    assert not LearnerMemories(group, []).have_been_given(0)
+    assert memories.ready(rows) == ["m"] and not memories.ready(rows + 1)
+    assert not LearnerMemories(group, []).ready(0)
 
 
 def test_a_fragment_whose_runner_has_died_is_lost_and_the_others_arrive(monkeypatch):
@@ -227,7 +227,7 @@ def test_other_learners_hold_the_same_rows_with_their_next_observations(before, 
     assert sum(map(len, held[1])) == len(together[1]) == len(restored) == len(memories)
     assert all(held[1])  # every learner has some
     rows = len(memories)
-    assert restored.have_been_given(rows - after) == memories.have_been_given(rows - after) is True
+    assert restored.ready(rows - after) == memories.ready(rows - after) == ["m"]
     if before == after:
         for mine, theirs in zip(group.learners, other.learners, strict=True):
             draws = [x.memories["m"].draw(50) for x in (mine, theirs)]
@@ -299,7 +299,7 @@ def test_rows_are_kept_where_replay_device_says(monkeypatch, setting, learns_on,
 def test_a_learner_with_another_device_makes_batches_there():
     memories = replay.make_memories(Config(seed=1), "meta")
     memories["red"].add(Rows(0).fragment(20))
-    (batch,) = memories.batches(8, 1)
+    (batch,) = memories.batches(8, 1, ["red"])
     assert {column.device.type for column in batch["red"].values()} == {"meta"}
 
 

@@ -1,5 +1,7 @@
 """Which module plays which agents, for every environment's own names."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ class Crowd(ParallelEnv):
     metadata = {"name": "crowd"}  # noqa: RUF012
 
     def __init__(self, names):
-        self.possible_agents = list(names)
+        self.possible_agents = self.there = list(names)
 
     def observation_space(self, agent):
         return SPACE
@@ -31,7 +33,7 @@ class Crowd(ParallelEnv):
         return ACTIONS
 
     def reset(self, seed=None, options=None):
-        self.t, self.agents = 0, list(self.possible_agents)
+        self.t, self.agents = 0, list(self.there)
         return self.look(), {}
 
     def look(self):
@@ -182,3 +184,38 @@ def test_modules_cannot_be_added_or_removed(build, old):
         with pytest.raises(NotImplementedError, match=r"no modules during a run.*'pool'"):
             change("red")
     algo.train()
+
+
+# --- groups of different sizes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new stack", "old stack"])
+@pytest.mark.parametrize("api", CROWDS)
+def test_a_rare_group_and_one_that_never_acts_hold_up_nobody(build, caplog, api, old):
+    class Workers(CROWDS[api]):
+        """Twenty workers and one leader; a ghost that is named but never comes."""
+
+        def __init__(self, config):
+            names = [f"worker_{i}" for i in range(20)]
+            super().__init__([*names, "leader_0", "ghost_0"])
+            getattr(self, "crowd", self).there = [*names, "leader_0"]
+
+    config = crowd_config(api, [], old, num_steps_sampled_before_learning_starts=100)
+    config = config.environment(Workers).multi_agent(policies=["worker", "leader", "ghost"])
+    algo = build(config)
+    updates, before = {}, None
+    with caplog.at_level("WARNING", "rllib_mfq"):
+        while "leader" not in updates:
+            results = algo.train()
+            state = algo.env_runner.module.get_state()
+            for module_id in state if before else ():
+                old_, new = before[module_id], state[module_id]
+                if any((old_[k] != new[k]).any() for k in new if k.startswith("q_net")):
+                    updates.setdefault(module_id, algo._agent_steps)
+            before = copy.deepcopy(state)
+    assert 100 * 21 / 20 <= updates["worker"] < 1_000
+    assert 100 * 21 <= updates["leader"] < 3_000 and "ghost" not in updates
+    said = [r.getMessage() for r in caplog.records if "too few rows" in r.getMessage()]
+    assert said == ["Modules with too few rows to learn from yet: ['ghost', 'leader']."]
+    learners = results["learners"]
+    assert learners["leader"]["qf_loss"] >= 0 and "qf_loss" not in learners.get("ghost", {})

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -139,11 +139,16 @@ class MFQTorchLearner(TorchLearner):
 
     @override(Learner)
     def _create_iterator_if_necessary(
-        self, *, updates: int = 0, minibatch_size: int | None = None, **kwargs: Any
+        self,
+        *,
+        updates: int = 0,
+        modules: Collection[str] = (),
+        minibatch_size: int | None = None,
+        **kwargs: Any,
     ) -> Iterator[MultiAgentBatch]:
-        """A batch for each of so many `updates`, from the memories; without them, what is given."""
+        """A batch of `modules` for each of so many `updates`, from the memories; else as given."""
         size = self.config.train_batch_size_per_learner
-        for drawn in self.memories.batches(size, updates) if updates else ():
+        for drawn in self.memories.batches(size, updates, modules) if updates else ():
             batches = {
                 module_id: SampleBatch(columns)
                 for module_id, columns in drawn.items()
@@ -154,16 +159,18 @@ class MFQTorchLearner(TorchLearner):
             return
         # RLlib's iterator copies every minibatch; slices of a batch drawn at random need not be.
         for batch in super()._create_iterator_if_necessary(**kwargs):
-            modules = batch.policy_batches
-            rows = max(map(len, modules.values()))
+            given = batch.policy_batches
+            rows = max(map(len, given.values()))
             size = minibatch_size or rows
             for start in range(0, rows, size):
-                parts = {name: part[start : start + size] for name, part in modules.items()}
+                parts = {name: part[start : start + size] for name, part in given.items()}
                 yield MultiAgentBatch(parts, size)
 
     @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[str, Any]) -> None:
-        gradients = list(gradients_dict.values())  # none if RLlib logged their norm
+        # Without those of modules that do not learn yet; none at all if RLlib logged their norm.
+        gradients_dict = {key: g for key, g in gradients_dict.items() if g is not None}
+        gradients = list(gradients_dict.values())
         sizes = [*torch._foreach_norm(gradients)] if gradients else []
         sizes += [figures["qf_loss"] for figures in self._figures.values()]
         if sizes and self._grad_scalers is None and not torch.stack(sizes).sum().isfinite():

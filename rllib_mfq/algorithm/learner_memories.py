@@ -113,17 +113,18 @@ class LearnerMemories:
         self._went |= {link.name: learner for link in links[:1]}
         return learner
 
-    def have_been_given(self, rows: int) -> bool:
-        """Whether every learner has rows of every module, and all together were given so many.
+    def ready(self, rows: int) -> list[str]:
+        """The modules of which every learner has rows, and all together were given so many.
 
         What has been written counts, not what is held: a full memory of short fragments holds many
         closing rows, and may never hold so many others.
         """
-        return bool(self.modules) and all(
-            all(held.steps[module_id] for held in self._held)
+        return [
+            module_id
+            for module_id in sorted(self.modules)
+            if all(held.steps[module_id] for held in self._held)
             and sum(held.added[module_id] for held in self._held) >= rows
-            for module_id in self.modules
-        )
+        ]
 
     def forget(self, modules: set[str]) -> None:
         """Drops the memories of modules that do not learn any more."""

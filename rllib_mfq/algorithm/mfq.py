@@ -1,6 +1,7 @@
 """MFQ: the algorithm that RLlib and Tune run."""
 
 import copy
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ from rllib_mfq.algorithm.replay import check_fits_this_node, trained_modules
 from rllib_mfq.algorithm.roster import modules_of_groups, try_networks
 from rllib_mfq.algorithm.sampling import Runners
 from rllib_mfq.algorithm.self_play import KINDS, Weights, self_play_settings
+
+logger = logging.getLogger(__name__)
 
 SELF_PLAY = "self_play"
 
@@ -98,6 +101,8 @@ class MFQ(Algorithm):
         config = self.config
         self._runners = Runners(self.env_runner_group, config, self.metrics)
         self._memories = LearnerMemories(self.learner_group, trained_modules(config))
+        self._ready: list[str] = []  # the modules that learn by now
+        self._late: set[str] = set()  # those that others did not wait for
         window = config.metrics_num_episodes_for_smoothing
         settings = self_play_settings(config.self_play)
         kind = KINDS[settings["opponent"]]
@@ -200,17 +205,22 @@ class MFQ(Algorithm):
         return self._weights()[COMPONENT_RL_MODULE]
 
     def _updates_owed(self, batches: list[FragmentBatch]) -> int:
-        """How many updates are due; each trains a batch of every module that is trained."""
+        """How many updates are due; each trains a batch of every module that has enough rows."""
         config = self.config
-        if not self._memories.have_been_given(config.num_steps_sampled_before_learning_starts):
+        self._ready = self._memories.ready(config.num_steps_sampled_before_learning_starts)
+        if not self._ready:
             return 0
+        late = self._memories.modules - {*self._ready}
+        if late - self._late:  # said once of each
+            self._late |= late
+            logger.warning("Modules with too few rows to learn from yet: %s.", sorted(late))
         rows = sum(
             steps
             for batch in batches
             for group, steps in batch.steps_of_groups.items()
-            if self._modules[group] in self._memories.modules
+            if self._modules[group] in self._ready
         )
-        per_update = config.total_train_batch_size * len(self._memories.modules)
+        per_update = config.total_train_batch_size * len(self._ready)
         self._owed += config.training_intensity * rows / per_update
         updates = int(self._owed)
         self._owed -= updates
@@ -223,7 +233,9 @@ class MFQ(Algorithm):
             names.NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(env_steps, default=0),
             names.NUM_AGENT_STEPS_SAMPLED_LIFETIME: self._agent_steps,
         }
-        results = update(self.learner_group, timesteps=timesteps, updates=updates)
+        results = update(
+            self.learner_group, timesteps=timesteps, updates=updates, modules=self._ready
+        )
         self.metrics.aggregate(results, key=names.LEARNER_RESULTS)
         self._rounds += 1
         self._fresh.add(names.LEARNER_RESULTS)

@@ -1,6 +1,6 @@
 """The memories of all modules that learn, and the pieces in which others can take them over."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,17 @@ class Memories(dict[str, ReplayMemory]):
             if module_id in batches:  # else it did not play
                 memory.add(batches[module_id], links.get(module_id))
 
-    def batches(self, size: int, count: int) -> Iterator[dict[str, dict[str, Tensor]]]:
-        """Draws `count` batches of `size` rows from every memory, all of them at once.
+    def batches(
+        self, size: int, count: int, modules: Collection[str]
+    ) -> Iterator[dict[str, dict[str, Tensor]]]:
+        """Draws `count` batches of `size` rows from the memories of some modules, all at once.
 
         Each batch is in tensors that the next one overwrites; see `ReplayMemory.read`.
         """
-        drawn = {module_id: memory.draw(size * count) for module_id, memory in self.items()}
+        drawn = {module_id: self[module_id].draw(size * count) for module_id in modules}
         for start in range(0, size * count, size):
             rows = slice(start, start + size)
-            yield {module_id: each.read(drawn[module_id][rows]) for module_id, each in self.items()}
+            yield {module_id: self[module_id].read(drawn[module_id][rows]) for module_id in modules}
 
     def get_state(self) -> dict[str, Any]:
         """The state of every memory."""

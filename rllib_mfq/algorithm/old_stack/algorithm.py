@@ -143,7 +143,7 @@ class OldStackAlgorithm(Algorithm):
             batch.agent_steps() for batch in batches
         )
         self._counters[keys.NUM_ENV_STEPS_TRAINED] += rows
-        self._counters[keys.NUM_AGENT_STEPS_TRAINED] += rows * len(self._memories.modules)
+        self._counters[keys.NUM_AGENT_STEPS_TRAINED] += rows * len(self._ready)
         self.metrics.log_value(keys.NUM_TRAINING_STEP_CALLS_PER_ITERATION, 1, reduce="sum")
         return self.learner_group.info
 
@@ -261,15 +261,17 @@ class PolicyLearnerGroup:
         """Makes the memories, `memories`, with nothing in them."""
         self.memories = make_memories(self._worker.config)
 
-    def update(self, *, updates: int, timesteps: Mapping[str, int], **kwargs: Any) -> list[Any]:
-        """Makes `updates` updates of the memories' modules; see `LearnerGroup.update`."""
+    def update(
+        self, *, updates: int, modules: list[str], timesteps: Mapping[str, int], **kwargs: Any
+    ) -> list[Any]:
+        """Makes `updates` updates of `modules`; see `LearnerGroup.update`."""
         self.weights_seq_no += 1
-        policies = {module_id: self._worker.policy_map[module_id] for module_id in self.memories}
         agent_steps = timesteps[keys.NUM_AGENT_STEPS_SAMPLED_LIFETIME]
-        for policy in policies.values():
-            policy.on_global_var_update({"timestep": agent_steps})
+        for module_id in self.memories:
+            self._worker.policy_map[module_id].on_global_var_update({"timestep": agent_steps})
+        policies = {module_id: self._worker.policy_map[module_id] for module_id in modules}
         size = self._worker.config.total_train_batch_size
-        for drawn in self.memories.batches(size, updates):
+        for drawn in self.memories.batches(size, updates, modules):
             batches = {module_id: SampleBatch(columns) for module_id, columns in drawn.items()}
             self.info = self._worker.learn_on_batch(MultiAgentBatch(batches, size))
             for name, policy in policies.items():
