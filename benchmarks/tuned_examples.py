@@ -28,6 +28,7 @@ BATTLE = {**WIN_RATE, "matches against random with all enemies killed": f"{RANDO
 RETURN = {"return": f"{EVALUATION}/episode_return_mean"}
 FIGURES = {
     "battle_small": WIN_RATE,
+    "battle_lstm": WIN_RATE,
     "battle": BATTLE,
     "battle_iql": BATTLE,
     "adversarial_pursuit": {

@@ -130,9 +130,17 @@ class MFQHooks(Hooks):
     old_names: ClassVar = {
         "buffer_size": "replay_capacity",
         "replay_buffer_config/capacity": "replay_capacity",
+        "replay_buffer_config/prioritized_replay": "prioritized_replay",
+        "replay_buffer_config/alpha": "prioritized_replay_alpha",
+        "replay_buffer_config/beta": "prioritized_replay_beta",
+        "replay_buffer_config/prioritized_replay_alpha": "prioritized_replay_alpha",
+        "replay_buffer_config/prioritized_replay_beta": "prioritized_replay_beta",
+        "replay_buffer_config/prioritized_replay_eps": "prioritized_replay_eps",
+        "replay_buffer_config/replay_burn_in": "burn_in_len",
+        "replay_buffer_config/learning_starts": "num_steps_sampled_before_learning_starts",
         "train_batch_size": "train_batch_size_per_learner",
     }
-    own_keys = ("observation_filter", "exploration_config", "model_config")
+    own_keys = ("observation_filter", "exploration_config", "model_config", "prioritized_replay")
     module_returns = "module_episode_returns_mean"
 
     def run(self, config: Any) -> Run:

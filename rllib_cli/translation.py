@@ -5,7 +5,7 @@ out with a notice, and those that are refused, since the run would be another on
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,10 @@ def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]
     renamed: list[str] = []
     notices: list[str] = []
     if isinstance(run, str):  # a class is from a Python file of today's RLlib
-        notices += [*_leave_out(name, experiment), *_leave_out(name, config)]
+        own = hooks(run).old_names
+        notices += [*_leave_out(name, experiment), *_leave_out(name, config, own)]
         renamed += _rename(name, experiment, EXPERIMENT)
-        renamed += _rename(name, config, {**CONFIG, **(hooks(run).old_names or REPLAY_BUFFERS)})
+        renamed += _rename(name, config, {**CONFIG, **(own or REPLAY_BUFFERS)})
         notices += _translate_values(name, run, config)
     if "env" in experiment:
         config["env"] = experiment.pop("env")
@@ -72,15 +73,17 @@ def mean_std_filter(env: Any, spaces: Any = None, device: Any = None) -> Any:
     return MeanStdFilter(multi_agent=hasattr(getattr(env, "unwrapped", env), "possible_agents"))
 
 
-def _leave_out(name: str, mapping: dict[str, Any]) -> Iterator[str]:
-    """Refuses some keys and takes out those without meaning; yields notices."""
+def _leave_out(
+    name: str, mapping: dict[str, Any], understood: Collection[str] = ()
+) -> Iterator[str]:
+    """Refuses keys, takes out those without meaning that are not `understood`; yields notices."""
     for path, reason in _TABLES["refused"].items():
         holder, key = _holder(mapping, path)
         if holder.get(key):
             raise BadInput(f"{name}: {_dotted(path)} is of old RLlib; {reason}.")
     for path, reason in _TABLES["without_meaning"].items():
         holder, key = _holder(mapping, path)
-        if holder.pop(key, None) is not None:
+        if path not in understood and holder.pop(key, None) is not None:
             yield f"{_dotted(path)} is left out: {reason}"
 
 
@@ -128,13 +131,15 @@ def _translate_values(name: str, run: str, config: dict[str, Any]) -> Iterator[s
     framework = config.pop("framework", None) or config.pop("framework_str", "torch")
     if framework != "torch":
         yield f"framework {framework!r} is left out: RLlib trains with torch only"
+    own = hooks(run).own_keys  # the algorithm's config reads these itself
+    if "prioritized_replay" in own:
+        yield from _translate_memory(name, run, config)
     if config.get("enable_rl_module_and_learner") is False:
         return  # the old API stack still understands the rest
     if gpus := config.pop("num_gpus", 0):
         config.setdefault("num_learners", int(gpus) if gpus > 1 else 0)
         config.setdefault("num_gpus_per_learner", min(gpus, 1))
         yield "num_gpus is now num_learners and num_gpus_per_learner"
-    own = hooks(run).own_keys  # the algorithm's config reads these itself
     if config.get("observation_filter") and "observation_filter" not in own:
         kind = config.pop("observation_filter")
         if kind == "MeanStdFilter":
@@ -154,16 +159,8 @@ def _translate_values(name: str, run: str, config: dict[str, Any]) -> Iterator[s
             first = exploration.get("initial_epsilon", 1.0)
             config["epsilon"] = [[0, first], [steps, exploration.get("final_epsilon", 0.05)]]
             yield "exploration_config is now epsilon, a schedule"
-    buffer = config.get("replay_buffer_config") or {}
-    if buffer.get("type") in _TABLES["buffers"]:
-        old, prefix = buffer["type"], "MultiAgent" if "multiagent" in config else ""
-        buffer["type"] = prefix + _TABLES["buffers"][old]
-        yield f"replay_buffer_config.type {old} is now {buffer['type']}"
-    prioritized = config.pop("prioritized_replay", None)
-    if prioritized is not None:
-        kind = "PrioritizedEpisodeReplayBuffer" if prioritized else "EpisodeReplayBuffer"
-        config.setdefault("replay_buffer_config", {})["type"] = kind
-        yield f"prioritized_replay is now replay_buffer_config.type {kind}"
+    if "prioritized_replay" not in own:
+        yield from _translate_buffer(config)
     if "model" in config:
         model = config.pop("model") or {}
         known = vars(DefaultModelConfig())
@@ -174,6 +171,39 @@ def _translate_values(name: str, run: str, config: dict[str, Any]) -> Iterator[s
         yield from (f"model.{k} is left out: no network reads it" for k in model if k not in known)
     if "model_config" in config and "model_config" not in own:
         config["_model_config"] = config.pop("model_config")
+
+
+def _translate_buffer(config: dict[str, Any]) -> Iterator[str]:
+    """Names the replay buffer of today's RLlib; yields notices."""
+    buffer = config.get("replay_buffer_config") or {}
+    if buffer.get("type") in _TABLES["buffers"]:
+        old, prefix = buffer["type"], "MultiAgent" if "multiagent" in config else ""
+        buffer["type"] = prefix + _TABLES["buffers"][old]
+        yield f"replay_buffer_config.type {old} is now {buffer['type']}"
+    prioritized = config.pop("prioritized_replay", None)
+    if prioritized is not None:
+        kind = "PrioritizedEpisodeReplayBuffer" if prioritized else "EpisodeReplayBuffer"
+        config.setdefault("replay_buffer_config", {})["type"] = kind
+        yield f"prioritized_replay is now replay_buffer_config.type {kind}"
+
+
+def _translate_memory(name: str, run: str, config: dict[str, Any]) -> Iterator[str]:
+    """Tells from the type of a replay buffer whether it has priorities; yields notices.
+
+    Raises BadInput if `replay_buffer_config` has something that the algorithm's memory has not.
+    """
+    buffer = config.pop("replay_buffer_config", None) or {}
+    kind = buffer.pop("type", None)
+    if kind is not None:
+        prioritized = "Prioritized" in str(kind)
+        if config.setdefault("prioritized_replay", prioritized) != prioritized:
+            raise BadInput(
+                f"{name}: replay_buffer_config.type is {kind!r}, but prioritized_replay is "
+                f"{not prioritized}; give one of the two."
+            )
+        yield f"replay_buffer_config.type {kind} is now prioritized_replay: {prioritized}"
+    for key in buffer:
+        raise BadInput(f"{name}: replay_buffer_config has {key!r}; {run}'s memory has no such key.")
 
 
 def _dotted(path: str) -> str:

@@ -242,6 +242,48 @@ def test_old_names_mean_the_same_for_mfq():
     assert config["train_batch_size_per_learner"] == 64
 
 
+@pytest.mark.parametrize("old_stack", [False, True])
+def test_an_old_replay_buffer_means_the_same_for_mfq(old_stack):
+    buffer = {
+        "type": "MultiAgentPrioritizedReplayBuffer",
+        "capacity": 9000,
+        "prioritized_replay_alpha": 0.5,
+        "beta": 0.5,
+        "prioritized_replay_eps": 1.0e-3,
+        "learning_starts": 700,
+        "replay_burn_in": 5,
+        "storage_unit": "timesteps",
+    }
+    old = {"replay_buffer_config": buffer}
+    if old_stack:
+        old |= {"enable_rl_module_and_learner": False, "enable_env_runner_and_connector_v2": False}
+    experiment, notices = translate("x", {"run": "MFQ", "config": old})
+    new = {
+        "replay_capacity": 9000,
+        "prioritized_replay": True,
+        "prioritized_replay_alpha": 0.5,
+        "prioritized_replay_beta": 0.5,
+        "prioritized_replay_eps": 1e-3,
+        "num_steps_sampled_before_learning_starts": 700,
+        "burn_in_len": 5,
+    }
+    assert {k: v for k, v in experiment["config"].items() if "enable" not in k} == new
+    assert "is now prioritized_replay: True" in " ".join(notices)
+    MFQConfig().update_from_dict(experiment["config"]).validate()
+
+
+@pytest.mark.parametrize(
+    ("buffer", "message"),
+    [
+        ({"worker_side_prioritization": True}, "has 'worker_side_prioritization'; MFQ's memory"),
+        ({"type": "ReplayBuffer", "prioritized_replay": True}, "give one of the two"),
+    ],
+)
+def test_what_a_memory_of_mfq_does_not_have_is_refused(buffer, message):
+    with pytest.raises(BadInput, match=message):
+        translate("x", {"run": "MFQ", "config": {"replay_buffer_config": buffer}})
+
+
 def test_what_would_change_the_run_is_refused_with_the_modern_name():
     for key, value, word in [
         ("resources_per_trial", {"cpu": 2}, "num_env_runners"),

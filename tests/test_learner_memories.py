@@ -254,6 +254,7 @@ class Config:
         self.policy_mapping_fn = lambda agent, *args: "red"
         self.replay_obs_dtype, self.num_learners, self.replay_device = None, 0, "auto"
         self.neighborhood, self.n_step, self.seed, self.replay_capacity = "group", 1, None, 1000
+        self.prioritized_replay, self._model_config = False, {}
         vars(self).update(settings)
 
 

@@ -234,23 +234,27 @@ class PopulationRunner(EnvRunner):
             theirs = self._opponent if mine not in (None, group) else None
             module = (self.module if theirs is None else theirs)[module_id].unwrapped()
             act = functools.partial(self._act, module)
-            players[group] = Player(
-                module_id if theirs is None else f"{OPPONENT}/{module_id}",
-                act,
-                module.neighborhood,
-                module.mean_action_iterations,
-                None if module.shared_exploration is None or self.config.in_evaluation else act,
-            )
+            name = module_id if theirs is None else f"{OPPONENT}/{module_id}"
+            alone = module.shared_exploration is None or self.config.in_evaluation
+            players[group] = module.player(name, act, None if alone else act)
         return players
 
     def _act(
-        self, module: MFQTorchRLModule, obs: Array, means: Array, mask: Array | None, *crowd: Array
-    ) -> Array:
-        if self._random_actions:
-            return random_actions(len(obs), int(module.action_space.n), mask, self._generator)
-        return module.act(
-            obs, means, mask, *crowd, explore=self._explore, generator=self._generator
-        )
+        self,
+        module: MFQTorchRLModule,
+        obs: Array,
+        means: Array,
+        mask: Array | None,
+        *crowd: Array,
+        **carried: Any,
+    ) -> Any:
+        if not self._random_actions:
+            carried |= {"explore": self._explore, "generator": self._generator}
+            return module.act(obs, means, mask, *crowd, **carried)
+        actions = random_actions(len(obs), int(module.action_space.n), mask, self._generator)
+        if not carried:
+            return actions
+        return actions, module.act(obs, means, mask, explore=False, **carried)[1]
 
     def _on_event(self, mine: str | None, first: int, event: str, episode: Episode) -> None:
         if mine is not None:

@@ -30,6 +30,7 @@ from rllib_mfq.algorithm.rl_module import MEAN_ACTIONS, NEXT_MEAN_ACTIONS, MFQTo
 from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
 from rllib_mfq.mean_field.table import make_optimizer
+from rllib_mfq.replay.priorities import of_sequences
 
 NUM_UPDATES = "num_updates"
 NUM_STEPS = "num_steps"  # column: how many steps a row spans, where `n_step` is above 1
@@ -55,7 +56,7 @@ class MFQTorchLearner(TorchLearner):
 
     def make_memories(self) -> None:
         """Makes the memories, `memories`, with nothing in them."""
-        self.memories = make_memories(self.config, self.device, self._learner_index)
+        self.memories = make_memories(self.config, self.device, self._learner_index, self.module)
 
     @override(TorchLearner)
     def add_module(self, *, module_id: str, **kwargs: Any) -> Any:
@@ -79,6 +80,7 @@ class MFQTorchLearner(TorchLearner):
         agent_steps = timesteps.get(NUM_AGENT_STEPS_SAMPLED_LIFETIME, 0)
         for module, config in self._trained():
             follow_schedules(module, vars(config), agent_steps)
+        self.memories.weigh(schedule_value(self.config.prioritized_replay_beta, agent_steps))
 
     def _trained(self) -> Iterator[tuple[MFQTorchRLModule, Any]]:
         """The modules that learn, with their configs."""
@@ -93,7 +95,9 @@ class MFQTorchLearner(TorchLearner):
     ) -> Tensor:
         module = self.module[module_id].unwrapped()
         settings = (config.target, config.gamma)
-        loss, self._figures[module_id] = module_loss(module, batch, fwd_out["q"], *settings)
+        loss, self._figures[module_id], errors = module_loss(module, batch, fwd_out, *settings)
+        if config.prioritized_replay and module_id in self.memories.errors:
+            self.memories.errors[module_id].append(errors)
         return loss
 
     @override(TorchLearner)
@@ -107,7 +111,9 @@ class MFQTorchLearner(TorchLearner):
     @override(Learner)
     def _log_steps_trained_metrics(self, batch: MultiAgentBatch) -> None:
         # Only counts: RLlib's logging takes a 50th of an update, and is done once per call.
-        self._trained_rows.update({name: len(part) for name, part in batch.policy_batches.items()})
+        for module_id, part in batch.policy_batches.items():
+            steps = max(1, self.module[module_id].unwrapped().max_seq_len)  # of a sequence
+            self._trained_rows[module_id] += len(part) * steps
         self._trained_env_steps.append(batch.env_steps())
 
     def _log_trained(self) -> None:
@@ -220,39 +226,49 @@ class MFQTorchLearner(TorchLearner):
 
 
 def module_loss(
-    module: MFQTorchRLModule, batch: Mapping[str, Any], q: Tensor, target: str, gamma: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+    module: MFQTorchRLModule,
+    batch: Mapping[str, Any],
+    out: Mapping[str, Any],
+    target: str,
+    gamma: float,
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The loss of one module on one batch, on either API stack.
 
     Args:
         module: has a target network.
         batch: the memory's columns, `[B, ...]` tensors.
-        q: `[B, A]`, the module's `forward_train` on the batch.
+        out: the module's `forward_train` on the batch.
         target: the config's `target`.
         gamma: discount.
 
     Returns:
-        The loss, `[]`, and tensors whose means are to be reported with it, detached.
+        The loss, `[]`; tensors whose means are to be reported with it, detached; and the errors
+        `[B]` by which rows, or sequences, are drawn, detached.
     """
+    rows, q = out.get("rows", batch), out["q"]
     # The target network inherits the mean action that the last of a row's steps produced.
-    inherited = batch["last_mean_actions" if NUM_STEPS in batch else NEXT_MEAN_ACTIONS]
-    after = {Columns.OBS: batch[Columns.NEXT_OBS], MEAN_ACTIONS: inherited}
-    mask = batch.get("next_action_mask")
+    inherited = rows["last_mean_actions" if NUM_STEPS in rows else NEXT_MEAN_ACTIONS]
+    after = {Columns.OBS: rows[Columns.NEXT_OBS], MEAN_ACTIONS: inherited}
+    online, target_network = module.value_networks()
     with torch.no_grad():
-        q_target = module.forward_target(after)["q"]
-        q_online = module.q(after) if target == "double_q" else None
+        q_target, q_online = module.q(after, target_network), None
+        if target == "double_q":
+            seen = rows.get("new_obs_online", rows[Columns.NEXT_OBS])
+            q_online = module.q({**after, Columns.OBS: seen}, online)
+        mask = rows.get("next_action_mask")
         value = next_value(target, q_target, module.temperature, q_online, mask)
-    rewards, discount = n_step_return(batch[Columns.REWARDS], batch.get(NUM_STEPS), gamma)
-    actions, terminated = batch[Columns.ACTIONS], batch[Columns.TERMINATEDS].bool()
-    weights = module.loss_weights(batch)
-    loss, td_error = mfq_loss(q, actions, rewards, terminated, value, discount, weights)
-    return loss, {
+    rewards, discount = n_step_return(rows[Columns.REWARDS], rows.get(NUM_STEPS), gamma)
+    actions, terminated = rows[Columns.ACTIONS], rows[Columns.TERMINATEDS].bool()
+    factors = module.loss_weights(rows), rows.get("weights")
+    loss, errors = mfq_loss(q, actions, rewards, terminated, value, discount, *factors)
+    figures = {
         "qf_mean": q.detach(),
         "qf_loss": loss.detach(),
-        "td_error_mean": td_error,
+        "td_error_mean": errors,
         "target_value_mean": value,
         "temperature": module.temperature,
     }
+    return loss, figures, of_sequences(errors, out["learned"]) if "learned" in out else errors
 
 
 def follow_schedules(

@@ -52,6 +52,7 @@ def check_networks(config: Any) -> None:
     check_exist(config, "rl_module_spec has", [m for m in specs if m is not None])
     groups = {group: tuple(spaces) for group, spaces in config.groups.items()}
     images: set[bool] = set()
+    remembers = False
     told: dict[str, Any] = {}
     for group, module_id in modules_of_groups(config).items():
         spec = specs.get(module_id, specs.get(None, RLModuleSpec()))
@@ -73,7 +74,13 @@ def check_networks(config: Any) -> None:
                 "width, channels], or an encoder of your own."
             )
         images.add(len(shape) == 3)
+        remembers |= bool(network.get("use_lstm"))
         told |= network
+    if config.burn_in_len and not remembers:
+        raise ValueError(
+            f"burn_in_len is {config.burn_in_len}, which has no effect without use_lstm in the "
+            "model_config."
+        )
     default, other = DefaultModelConfig(), {"fcnet": "conv_filters", "conv": "fcnet_hiddens"}
     for key, value in told.items():
         kind = key.partition("_")[0]
@@ -96,6 +103,8 @@ def _specs(config: Any) -> dict[str | None, RLModuleSpec]:
 def _check_own(config: Any, network: Mapping[str, Any], spec: RLModuleSpec) -> None:
     """Raises a ValueError if a setting has no effect, since a class of the user's is in its way."""
     own = own_class(network)
+    if network.get("use_lstm") and config.table_levels is not None:
+        raise ValueError("use_lstm is True, which has no effect with table_levels; leave one out.")
     if own and config.table_levels is not None:
         raise ValueError(f"{own} is {network[own]!r}, which has no effect with table_levels.")
     if own == "q_network" and config.dueling:

@@ -22,9 +22,13 @@ from rllib_mfq.algorithm.settings import TO_PLAY
 from rllib_mfq.mean_field.legal import class_of, did_you_mean
 from rllib_mfq.mean_field.network import MeanFieldQNetwork, OwnQNetwork
 from rllib_mfq.mean_field.observations import Observations
+from rllib_mfq.mean_field.recurrent import RecurrentQNetwork
 from rllib_mfq.mean_field.table import QTable
 
 logger = logging.getLogger(__name__)
+
+LSTM = ("lstm_cell_size", "max_seq_len", "lstm_use_prev_action", "lstm_use_prev_reward")
+"""Keys of a model config that act where `use_lstm` is True."""
 
 OWN = ("encoder", "q_network")
 """Keys of a model config that name a class of the user's; `<key>_config` has its arguments."""
@@ -44,15 +48,16 @@ def check_model_config(model_config: Any) -> dict[str, Any]:
     default, own = DefaultModelConfig(), [*OWN, *(f"{key}_config" for key in OWN)]
     legal = {field.name for field in dataclasses.fields(DefaultModelConfig)} | {*TO_PLAY, *own}
     given = own_class(model_config)
+    _check_lstm(model_config)
     for key, value in model_config.items():
         if key not in legal:
             raise ValueError(f"model_config has no key {key!r}{did_you_mean(str(key), legal)}.")
-        if key in own or key in TO_PLAY or value == getattr(default, key):
+        if key in (*own, *TO_PLAY, *LSTM, "use_lstm") or value == getattr(default, key):
             continue
         if not key.startswith(("fcnet_", "conv_")):
             raise ValueError(
-                f"model_config has {key!r}, which has no effect on MFQ; it learns from single "
-                "steps, and of RLlib's networks it uses the encoder: set fcnet_... or conv_..."
+                f"model_config has {key!r}, which has no effect on MFQ; of RLlib's networks it "
+                "uses the encoder: set fcnet_..., conv_... or use_lstm."
             )
         if given:
             raise ValueError(
@@ -60,6 +65,30 @@ def check_model_config(model_config: Any) -> dict[str, Any]:
                 f" put what it needs into {given}_config."
             )
     return dict(model_config)
+
+
+def _check_lstm(model_config: Mapping[str, Any]) -> None:
+    default, recurrent = vars(DefaultModelConfig()), model_config.get("use_lstm", False)
+    for key in ("use_lstm", *LSTM):
+        value = model_config.get(key, default[key])
+        if isinstance(default[key], bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{key} is {value!r}; it must be True or False.")
+        elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{key} is {value!r}; it must be an integer of at least 1.")
+        if value != default[key] and not recurrent:
+            raise ValueError(f"model_config has {key!r}, which has no effect without use_lstm.")
+    if recurrent and model_config.get("q_network") is not None:
+        raise ValueError(
+            f"use_lstm is True, which has no effect on q_network {model_config['q_network']!r}; "
+            "name an encoder instead, whose features the LSTM reads."
+        )
+
+
+def lstm_cells(model_config: Mapping[str, Any]) -> int:
+    """The cells of the LSTM that a model config asks for, 0 for none."""
+    default = DefaultModelConfig.lstm_cell_size
+    return model_config.get("lstm_cell_size", default) if model_config.get("use_lstm") else 0
 
 
 def own_class(model_config: Mapping[str, Any]) -> str | None:
@@ -87,7 +116,7 @@ def make_network(
     config: Mapping[str, Any],
     known: Mapping[str, Any],
     catalog: Catalog | None,
-) -> MeanFieldQNetwork | OwnQNetwork | QTable:
+) -> MeanFieldQNetwork | RecurrentQNetwork | OwnQNetwork | QTable:
     """The network of a module: Q(s, ., m) of `[B, *obs]` and `[B, mean_action_dim]`.
 
     Args:
@@ -115,8 +144,12 @@ def make_network(
         return network
     encoder = make_encoder(space, config, catalog)
     features = _check_output(type(encoder), encoder, (observations(obs),), None)
-    sizes = (features, width, num_actions)
-    return MeanFieldQNetwork(encoder, *sizes, known["dueling"], observations)
+    sizes, rest = (width, num_actions), (known["dueling"], observations)
+    if config.get("use_lstm"):
+        default = vars(DefaultModelConfig())
+        cells, _, *previous = (config.get(key, default[key]) for key in LSTM)
+        return RecurrentQNetwork(encoder, features, cells, *sizes, *rest, *previous)
+    return MeanFieldQNetwork(encoder, features, *sizes, *rest)
 
 
 def make_encoder(
@@ -138,7 +171,7 @@ def make_catalog(
     catalog_class: type[Catalog] | None,
 ) -> Catalog:
     """RLlib's catalog, or the user's, which gets images with their channels last."""
-    config = dict(config)
+    config = {**config, "use_lstm": False}  # the catalog makes what is before the LSTM
     if has_channels_first(space.shape):
         low, high = (np.moveaxis(bound, 0, -1) for bound in (space.low, space.high))
         space = gym.spaces.Box(low, high, dtype=low.dtype.type)

@@ -45,12 +45,8 @@ class Opponent:
                 Neighborhood("none"),
             )
         module = self.modules[group]
-        return Player(
-            f"opponent/{group}",
-            functools.partial(module.act, explore=self.explore, generator=generator),
-            module.neighborhood,  # the mean actions that it was trained with
-            module.mean_action_iterations,
-        )
+        act = functools.partial(module.act, explore=self.explore, generator=generator)
+        return module.player(f"opponent/{group}", act)  # of the mean actions it was trained with
 
 
 def load_opponent(

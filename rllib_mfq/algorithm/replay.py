@@ -1,15 +1,18 @@
 """A learner's memories: making them, and the device that has room for them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 import torch
 from ray._private.utils import estimate_available_memory
 
+from rllib_mfq.algorithm.networks import lstm_cells
 from rllib_mfq.algorithm.roster import is_trained, modules_of_groups, spaces_of_modules
 from rllib_mfq.algorithm.settings import to_play
 from rllib_mfq.replay.memories import Memories
 from rllib_mfq.replay.memory import ReplayMemory, bytes_per_row
+from rllib_mfq.replay.priorities import Priorities
 
 FREE = 0.9  # how much of the memory that is free now may be used for rows
 
@@ -20,26 +23,40 @@ def trained_modules(config: Any) -> list[str]:
     return [module_id for module_id in modules if is_trained(config, module_id)]
 
 
-def make_memories(config: Any, batch_device: Any = "cpu", learner: int = 0) -> Memories:
+def make_memories(
+    config: Any,
+    batch_device: Any = "cpu",
+    learner: int = 0,
+    modules: Mapping[str, Any] | None = None,
+) -> Memories:
     """Makes the memories of one learner: its share of `replay_capacity` for each module.
 
     Args:
         config: an `MFQConfig` that knows its groups.
         batch_device: where the learner learns.
         learner: its number; each draws other rows.
+        modules: of the learner, `MFQTorchRLModule`s; those with a memory learn from sequences.
     """
     memories = Memories()
     device = replay_device(config, torch.device(batch_device))
     every = sorted(set(modules_of_groups(config).values()))
     for module_id in trained_modules(config):
         seed = None if config.seed is None else config.seed + every.index(module_id)
+        capacity, priorities = share(config, config.replay_capacity), None
+        if config.prioritized_replay:
+            how = config.prioritized_replay_alpha, config.prioritized_replay_eps
+            priorities = Priorities(capacity, *how)
+        module = None if modules is None else modules[module_id].unwrapped()
         memories[module_id] = ReplayMemory(
-            share(config, config.replay_capacity),
+            capacity,
             config.replay_obs_dtype,
             [seed, learner] if learner and seed is not None else seed,
             config.n_step,
             device,
             batch_device,
+            priorities,
+            0 if module is None else module.max_seq_len,
+            0 if module is None else module.burn_in_len,
         )
     return memories
 
@@ -90,11 +107,11 @@ def _largest_capacity(config: Any, device: torch.device, learners: int = 1) -> i
     modules = trained_modules(config)
     spaces: dict[str, Any] = spaces_of_modules(config)
     width = to_play(vars(config))["mean_action_dim"]
-    row = 0
+    row, cells = 0, lstm_cells(config._model_config)
     for module_id in modules:
         obs, actions = spaces[module_id]
         kind, n = config.replay_obs_dtype or obs.dtype, int(actions.n)
-        row += bytes_per_row(obs.shape, kind, width or n, n)  # as if there were masks
+        row += bytes_per_row(obs.shape, kind, width or n, n, cells)  # as if there were masks
     if row * share(config, config.replay_capacity) * learners <= FREE * free:
         return None
     return int(FREE * free / (row * learners)) * max(1, config.num_learners)

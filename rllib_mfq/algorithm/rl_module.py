@@ -1,6 +1,6 @@
 """The RLModule: the Q network of mean field Q-learning, and what is needed to act with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.utils import make_target_network
 from ray.rllib.core.models.catalog import Catalog
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
@@ -24,12 +25,16 @@ from rllib_mfq.algorithm.networks import (
 from rllib_mfq.algorithm.settings import TO_PLAY, to_play
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.mean_field.objective import greedy_actions, sample_actions
+from rllib_mfq.mean_field.recurrent import RecurrentQNetwork, learned_rows
 from rllib_mfq.mean_field.table import QTable
+from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array
 
 MEAN_ACTIONS = "mean_actions"
 NEXT_MEAN_ACTIONS = "next_mean_actions"
 ACTION_MASK = "action_mask"
+STATE = "state"
+NEXT_STATE = "next_state"
 
 log_once("RLModule(config=[RLModuleConfig object])")  # what RLlib's own constructor warns of
 
@@ -66,10 +71,37 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             self.catalog = catalog  # whose class RLlib writes into checkpoints
         known["mean_action_dim"] = self.mean_action_dim
         self.q_net = make_network(space, self.action_space, config, known, catalog)
+        self._set_up_memory(config, known["burn_in_len"])
         self.register_buffer("temperature", torch.tensor(float(known["temperature"])))
         shared = known["shared_exploration"]
         strength = None if shared is None else torch.tensor(float(shared))
         self.register_buffer("shared_exploration", strength)
+
+    def _set_up_memory(self, config: Mapping[str, Any], burn_in_len: int) -> None:
+        """Says what agents carry from step to step, where the network has a memory."""
+        self.carried: dict[str, str] = {}
+        self.max_seq_len = 0  # steps of a sequence that are learned from; 0: single rows
+        self.burn_in_len = burn_in_len
+        if (network := self.recurrent) is not None:
+            self.max_seq_len = config.get("max_seq_len", DefaultModelConfig.max_seq_len)
+            self.carried = {STATE: NEXT_STATE}
+            if network.previous_action:
+                self.carried["previous_actions"] = Columns.ACTIONS
+            if network.previous_reward:
+                self.carried["previous_rewards"] = Columns.REWARDS
+
+    @property
+    def recurrent(self) -> RecurrentQNetwork | None:
+        """The network, if it has a memory."""
+        return self.q_net if isinstance(self.q_net, RecurrentQNetwork) else None
+
+    def player(self, name: str, act: Callable[..., Any], act_together: Any = None) -> Player:
+        """A player of this module's neighbourhood and memory; see `Player`."""
+        remembers = {}
+        if self.recurrent is not None:
+            remembers[NEXT_STATE] = ((2, self.recurrent.cell_size), np.float32)
+        hood, iterations = self.neighborhood, self.mean_action_iterations
+        return Player(name, act, hood, iterations, act_together, self.carried, remembers)
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raises a ValueError if a state is of another network than this module's."""
@@ -115,7 +147,8 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         *,
         explore: bool,
         generator: torch.Generator | None = None,
-    ) -> Array:
+        **carried: Array,
+    ) -> Any:
         """Chooses actions for many agents: numpy in, numpy out, no gradient.
 
         Args:
@@ -126,42 +159,101 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 module has any: one preference for each action, drawn anew at every call.
             explore: draw from the Boltzmann policy; greedy otherwise.
             generator: source of the draws.
+            **carried: what the agents carry, if the network has a memory; zero if missing.
 
         Returns:
-            `[n]` int64.
+            `[n]` int64; of a network with a memory with `{"next_state": [n, 2, cells]}`.
         """
         with torch.inference_mode():
             device = self.temperature.device
             mask = None if action_mask is None else torch.from_numpy(action_mask).to(device)
             seen = [torch.from_numpy(array).to(device) for array in (obs, mean_actions)]
-            q = self.q_net(*seen)
+            network = self.recurrent
+            if network is None:
+                q = self.q_net(*seen)
+                check_values(q, obs)
+                return self._choose(q, mask, crowd, explore, generator)
+            known = {k: torch.from_numpy(column).to(device) for k, column in carried.items()}
+            known.setdefault(STATE, torch.zeros(len(obs), 2, network.cell_size, device=device))
+            q, state = network.step(*seen, **known)
             check_values(q, obs)
-            if not explore:
-                return greedy_actions(q, mask).cpu().numpy()
-            if crowd is not None and self.shared_exploration is not None:
-                q = q + self.temperature * self._preferences(crowd, generator)
-            return sample_actions(q, self.temperature, mask, generator).cpu().numpy()
+            actions = self._choose(q, mask, crowd, explore, generator)
+            return actions, {NEXT_STATE: state.cpu().numpy()}
+
+    def _choose(
+        self,
+        q: Tensor,
+        mask: Tensor | None,
+        crowd: Array | None,
+        explore: bool,
+        generator: torch.Generator | None,
+    ) -> Array:
+        if not explore:
+            return greedy_actions(q, mask).cpu().numpy()
+        if crowd is not None and self.shared_exploration is not None:
+            q = q + self.temperature * self._preferences(crowd, generator)
+        return sample_actions(q, self.temperature, mask, generator).cpu().numpy()
+
+    @override(TorchRLModule)
+    def get_initial_state(self) -> dict[str, Tensor]:
+        """`h` and `c` `[cells]` of an agent that enters; empty without memory."""
+        network = self.recurrent
+        return {} if network is None else {k: torch.zeros(network.cell_size) for k in ("h", "c")}
+
+    def _step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Action values, and under `state_out` what `state_in` of the next step must be."""
+        network = self.recurrent
+        if network is None:
+            return self.q(batch), {}
+        obs = torch.as_tensor(batch[Columns.OBS])
+        start = {name: each.expand(len(obs), -1) for name, each in self.get_initial_state().items()}
+        given = batch.get(Columns.STATE_IN) or start
+        state = torch.stack([torch.as_tensor(given[name]) for name in ("h", "c")], 1)
+        names = self.carried.keys() & batch.keys()
+        known = {name: torch.as_tensor(batch[name]) for name in names}
+        means = batch.get(MEAN_ACTIONS)
+        if means is None:
+            means = torch.zeros(len(obs), self.mean_action_dim)
+        means = torch.as_tensor(means).to(obs.device)
+        q, after = network.step(obs, means, **known | {STATE: state.to(obs.device)})
+        return q, {Columns.STATE_OUT: {"h": after[:, 0], "c": after[:, 1]}}
 
     @override(TorchRLModule)
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        q = self.q(batch)
-        return {Columns.ACTIONS: greedy_actions(q, _mask(batch)), "q": q}
+        q, after = self._step(batch)
+        return {Columns.ACTIONS: greedy_actions(q, _mask(batch)), "q": q, **after}
 
     @override(TorchRLModule)
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        q = self.q(batch)
-        return {Columns.ACTIONS: sample_actions(q, self.temperature, _mask(batch)), "q": q}
+        q, after = self._step(batch)
+        actions = sample_actions(q, self.temperature, _mask(batch))
+        return {Columns.ACTIONS: actions, "q": q, **after}
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Q at the mean action that `mean_action_input` names.
 
-        What is learned from becomes part of the statistics of `observation_filter`.
+        What is learned from becomes part of the statistics of `observation_filter`. With a memory
+        the batch holds sequences; `rows` are the steps in them that are learned from, and `learned`
+        says which they are, see `learned_rows`.
         """
+        found: dict[str, Any] = {}
+        seen = batch[Columns.OBS]
+        if self.recurrent is not None:
+            seen = seen[:, : batch["learned"].shape[1]][batch["learned"]]
         if not isinstance(self.q_net, QTable):
-            self.q_net.observations.update(batch[Columns.OBS])
-        at = batch[self._learned_at]
-        return {"q": self.q({Columns.OBS: batch[Columns.OBS], MEAN_ACTIONS: at})}
+            self.q_net.observations.update(seen)
+        if self.recurrent is not None:
+            networks = (self.recurrent, self._target_q_net)
+            found["rows"], found["learned"] = learned_rows(*networks, batch, self.burn_in_len)
+        rows = found.get("rows", batch)
+        given = {Columns.OBS: rows[Columns.OBS], MEAN_ACTIONS: rows[self._learned_at]}
+        return {"q": self.q(given, self.recurrent and self.recurrent.head), **found}
+
+    def value_networks(self) -> list[nn.Module]:
+        """What gives rows their values, online and target: with a memory, what is behind it."""
+        networks = self.get_target_network_pairs()[0]
+        return [network if self.recurrent is None else network.head for network in networks]
 
     def loss_weights(self, batch: Mapping[str, Any]) -> Tensor | None:
         """The rows' weights in `mfq_loss`, `[B]`, of a table; None, for the mean, of a network."""

@@ -1,5 +1,6 @@
 """Kinds of settings: what pydantic accepts, and the sentence about what it does not."""
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -64,7 +65,7 @@ def one_of(*names: str) -> Kind:
     return Kind(f"legal are {', '.join(names)}", Literal[names], others=names)
 
 
-def schedule(values: str, zero: bool) -> Kind:
+def schedule(values: str, zero: bool, most: float = math.inf) -> Kind:
     """A number, or a schedule `[[agent_steps, value], ...]`; `zero` is whether 0 is legal."""
 
     def check(value: Any) -> Any:
@@ -73,6 +74,7 @@ def schedule(values: str, zero: bool) -> Kind:
         for point in points:
             assert isinstance(point, list | tuple) and len(point) == 2
             assert all(is_number(part, 0) for part in point) and (zero or point[1])
+            assert point[1] <= most
         assert all(a[0] < b[0] for a, b in pairwise(points))
         return value
 
@@ -107,6 +109,7 @@ NUMBER_OR_NONE = replace(NUMBER, others=(None,))
 DISCOUNT = number("from 0 to 1", ge=0, le=1)
 SHARE = number("above 0 and at most 1", gt=0, le=1)
 RATE = schedule("number of at least 0", zero=True)
+SHARES = schedule("number from 0 to 1", zero=True, most=1)
 TEMPERATURE = schedule("positive number", zero=False)
 BOOL = Kind("it must be True or False", pydantic.StrictBool)
 NUMBER_TYPE = Kind(

@@ -76,6 +76,7 @@ class MFQSettings(AlgorithmConfig):
             str, Setting(kinds.one_of(*TARGETS), "mean_field", per_module=True)
         ] = NotProvided,
         n_step: Annotated[int, Setting(kinds.POSITIVE, 1)] = NotProvided,
+        burn_in_len: Annotated[int, Setting(kinds.NON_NEGATIVE, 0, to_play=True)] = NotProvided,
         dueling: Annotated[bool, Setting(kinds.BOOL, False, to_play=True)] = NotProvided,
         table_levels: Annotated[
             int | None, Setting(kinds.integer(1, None), None, to_play=True)
@@ -93,6 +94,10 @@ class MFQSettings(AlgorithmConfig):
         replay_device: Annotated[
             str, Setting(kinds.one_of("auto", "cpu", "cuda"), "auto")
         ] = NotProvided,
+        prioritized_replay: Annotated[bool, Setting(kinds.BOOL, False)] = NotProvided,
+        prioritized_replay_alpha: Annotated[float, Setting(kinds.DISCOUNT, 0.6)] = NotProvided,
+        prioritized_replay_beta: Annotated[Schedule, Setting(kinds.SHARES, 0.4)] = NotProvided,
+        prioritized_replay_eps: Annotated[float, Setting(kinds.NUMBER, 1e-6)] = NotProvided,
         store_replay_in_checkpoints: Annotated[bool, Setting(kinds.BOOL, False)] = NotProvided,
         self_play: Annotated[
             Mapping[str, Any],
@@ -121,6 +126,8 @@ class MFQSettings(AlgorithmConfig):
                 crowd does together, agents that explore independently average out.
             target: what the next state is worth: `mean_field`, `double_q` or `max`.
             n_step: how many of its steps' rewards an agent adds up before it values what follows.
+            burn_in_len: with `use_lstm` in the model config, how many steps before those that are
+                learned from only refresh the state that was kept with a sequence.
             dueling: split the Q head into state value and advantages.
             table_levels: learn a table instead of a network, for observations that are one whole
                 number; mean actions are rounded to multiples of 1 / table_levels, and `lr` is
@@ -138,6 +145,13 @@ class MFQSettings(AlgorithmConfig):
                 theirs.
             replay_device: where rows are kept: `cpu`, the learner's node; `cuda`, its GPU; `auto`,
                 its GPU if it has one and they fit.
+            prioritized_replay: draw a row the more often the larger its error was when it was last
+                learned from, and weight errors such that the mean stays what it was.
+            prioritized_replay_alpha: how much the errors decide: 0 draws all rows alike, 1 in
+                proportion to their errors.
+            prioritized_replay_beta: how far weights make up for it, 1 is in full: a number or a
+                schedule as `temperature`.
+            prioritized_replay_eps: what is added to an error, so that every row may be drawn.
             store_replay_in_checkpoints: write the memories into checkpoints.
             self_play: who plays the other side of battles between two groups:
                 `{opponent: latest}`, the learner itself; `{opponent: tracked, tau: 0.99}`,

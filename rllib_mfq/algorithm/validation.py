@@ -91,6 +91,14 @@ def check_settings(config: Any) -> None:
                 raise ValueError(f"{key.lstrip('_')} is {value!r}; it must be True or False.")
         elif isinstance(default, int | float) and key not in CHECKED:
             refuse_strings(key, value, whole=isinstance(default, int))
+    for key in ("alpha", "beta", "eps"):
+        key = f"prioritized_replay_{key}"
+        value = getattr(config, key)
+        if value != CHECKED[key].default and not config.prioritized_replay:
+            raise ValueError(
+                f"{key} is {value!r}, which has no effect while prioritized_replay is False; set "
+                "that to True."
+            )
     check_module_specs(config)
     _check_overrides(config)
     starts = config.num_steps_sampled_before_learning_starts

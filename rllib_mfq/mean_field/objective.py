@@ -131,6 +131,7 @@ def mfq_loss(
     value_next: Tensor,
     gamma: float | Tensor,
     weights: Tensor | None = None,
+    importance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared one-step error of Q(s, a, m) (the loss of "Algorithm 1").
 
@@ -146,6 +147,8 @@ def mfq_loss(
         gamma: discount in `[0, 1]`, one or `[B]`.
         weights: `[B]` float; if given, L is the sum of weights times squared errors (the
             tabular form needs it, see `QTable.weights`).
+        importance: `[B]` float, by which each row's squared error is multiplied, of rows that were
+            drawn by priorities.
 
     Returns:
         L, `[]`, and the errors y - Q, `[B]`, detached.
@@ -155,8 +158,9 @@ def mfq_loss(
     """
     rows = tuple(actions.shape)
     parts = {"q": q, "rewards": rewards, "terminated": terminated, "value_next": value_next}
-    if weights is not None:
-        parts["weights"] = weights
+    for name, factor in (("weights", weights), ("importance", importance)):
+        if factor is not None:
+            parts[name] = factor
     for name, part in parts.items():
         # `gather` would ignore the further rows of a longer q; [B] against [B, 1] would become
         # [B, B] unnoticed.
@@ -166,7 +170,7 @@ def mfq_loss(
     taken = q.gather(-1, actions.long()[..., None]).squeeze(-1)  # [B]
     future = torch.where(terminated, torch.zeros_like(value_next), value_next)
     td_error = (rewards + gamma * future).detach() - taken
-    squared = td_error.square()
+    squared = td_error.square() if importance is None else importance * td_error.square()
     loss = squared.mean() if weights is None else (weights * squared).sum()
     return loss, td_error.detach()
 

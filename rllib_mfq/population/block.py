@@ -58,6 +58,7 @@ class Block:
             "group": ((), np.int32),
             "agent_index": ((), np.int32),
         }
+        layout |= player.remembers
         self.carried = {**CARRIED, **player.carried}
         layout |= {name: layout[source] for name, source in self.carried.items()}
         self.data = {name: np.empty((0, *shape), kind) for name, (shape, kind) in layout.items()}
@@ -94,13 +95,20 @@ class Block:
             return
         now = slice(self.start, self.stop)
         mask = self.data["action_mask"][now] if "action_mask" in self.data else None
-        given = (self.data["obs"][now], self.data["mean_actions"][now], mask)
-        if self.player.act_together is None:
-            self.data["actions"][now] = self.player.act(*given)
-        else:
-            count = len(self.names)
+        data, player = self.data, self.player
+        given = [data["obs"][now], data["mean_actions"][now], mask]
+        act = player.act
+        if player.act_together is not None:
+            act, count = player.act_together, len(self.names)
             crowds = [self.population[g] * count + index for index, g in enumerate(self.names)]
-            self.data["actions"][now] = self.player.act_together(*given, np.concatenate(crowds))
+            given.append(np.concatenate(crowds))
+        if not player.remembers:
+            data["actions"][now] = act(*given)
+            return
+        carried = {name: data[name][now] for name in player.carried}
+        data["actions"][now], remembered = act(*given, **carried)
+        for name, values in remembered.items():
+            data[name][now] = values
 
     def write(self, group: str, arrivals: Sequence[Arrival]) -> list[slice]:
         """Adds rows in which agents of a group observe; fills all columns but `obs`.
@@ -131,7 +139,7 @@ class Block:
         }
         carried = self.carried if len(before) == len(source) else {}  # zero for those who enter
         for name, column in data.items():
-            if name != "obs" and name not in carried:
+            if name not in ("obs", *carried, *self.player.remembers):
                 column[where] = first.get(name, 0)
         for rows, mask in zip(wheres, masks, strict=True):
             if mask is not None:
@@ -161,5 +169,6 @@ class Block:
         data["loss_mask"][data["eps_id"] == episode.id_] = False
 
     def columns(self) -> dict[str, Array]:
-        """All rows that were written, as views."""
-        return {name: column[: self.end] for name, column in self.data.items()}
+        """All rows that were written, as views; what is only remembered is left out."""
+        names = [name for name in self.data if name not in self.player.remembers]
+        return {name: self.data[name][: self.end] for name in names}

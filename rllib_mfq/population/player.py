@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rllib_mfq.mean_field.neighborhood import Neighborhood
-from rllib_mfq.population.population import Array
 
-Act = Callable[[Array, Array, Array | None], Array]
+Act = Callable[..., Any]
 """Chooses actions for n agents at once.
 
 Observations `[n, *obs]`, mean actions `[n, width]` and action masks, `[n, A]` bool or None, go
@@ -27,11 +27,16 @@ class Player:
         act_together: chooses the actions instead of `act`, where agents share their exploration.
             Its fourth argument, `[n]` integers, numbers every agent's group and population.
         carried: further columns that its agents carry from step to step, see `block.CARRIED`.
+        remembers: columns that it writes at every step besides the actions, `{name: (shape of an
+            agent's value, dtype)}`, for `carried` to take them to the next step: what a recurrent
+            network remembers. If there are any, what `carried` names goes in by keyword, and
+            `(actions, {name: [n, *shape]})` comes out.
     """
 
     name: str
     act: Act
     neighborhood: Neighborhood
     mean_action_iterations: int = 1
-    act_together: Callable[[Array, Array, Array | None, Array], Array] | None = None
+    act_together: Callable[..., Any] | None = None
     carried: Mapping[str, str] = field(default_factory=dict)
+    remembers: Mapping[str, tuple[tuple[int, ...], Any]] = field(default_factory=dict)

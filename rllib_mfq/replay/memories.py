@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rllib_mfq.population.fragment import Link
@@ -16,6 +17,10 @@ PIECES = 64  # into which a memory is cut, if it can be
 class Memories(dict[str, ReplayMemory]):
     """One learner's memory of every module that learns, by module."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.errors: dict[str, list[Tensor]] = {}  # of the batches that are being learned from
+
     def add(self, batches: Mapping[str, Mapping[str, Array]], links: Mapping[str, Link]) -> None:
         """Adds every module's columns to its memory; see `ReplayMemory.add`."""
         for module_id, memory in self.items():
@@ -27,12 +32,25 @@ class Memories(dict[str, ReplayMemory]):
     ) -> Iterator[dict[str, dict[str, Tensor]]]:
         """Draws `count` batches of `size` rows from the memories of some modules, all at once.
 
-        Each batch is in tensors that the next one overwrites; see `ReplayMemory.read`.
+        Of sequences there are so many that they have as many steps to learn from. Each batch is in
+        tensors that the next one overwrites; see `ReplayMemory.read`. Whoever learns from them
+        puts the errors of every batch into `errors`, which become priorities in the end.
         """
-        drawn = {module_id: self[module_id].draw(size * count) for module_id in modules}
-        for start in range(0, size * count, size):
-            rows = slice(start, start + size)
-            yield {module_id: self[module_id].read(drawn[module_id][rows]) for module_id in modules}
+        self.errors = {module_id: [] for module_id in modules}
+        sizes = {m: max(1, size // max(1, self[m].max_seq_len)) for m in modules}
+        drawn = {module_id: self[module_id].draw(n * count) for module_id, n in sizes.items()}
+        for k in range(count):
+            rows = {m: drawn[m][k * n : (k + 1) * n] for m, n in sizes.items()}
+            yield {module_id: self[module_id].read(rows[module_id]) for module_id in modules}
+        for module_id, errors in self.errors.items():
+            if errors:
+                self[module_id].learned(torch.cat(errors))
+
+    def weigh(self, beta: float) -> None:
+        """Sets how far importance weights make up for priorities."""
+        for memory in self.values():
+            if memory.priorities is not None:
+                memory.priorities.beta = beta
 
     def get_state(self) -> dict[str, Any]:
         """The state of every memory."""

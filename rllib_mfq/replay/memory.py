@@ -9,21 +9,27 @@ from torch import Tensor
 
 from rllib_mfq.population.fragment import Link
 from rllib_mfq.population.population import Array
+from rllib_mfq.replay.priorities import Priorities
 from rllib_mfq.replay.sequences import Borders, follow
 
 DRAWN = ("obs", "actions", "rewards", "terminateds", "mean_actions", "next_mean_actions")
-KEPT = (*DRAWN, "action_mask")  # as tensors on the device
+REMEMBERED = ("state", "previous_actions", "previous_rewards")  # by recurrent networks
+KEPT = (*DRAWN, "action_mask", *REMEMBERED)  # as tensors on the device
 NUMBERED = ("loss_mask", "distance")  # as arrays of the host, where rows are numbered and drawn
 WRITTEN = (*KEPT, "loss_mask", "next_row")  # what a memory reads of a fragment
 
 
 def bytes_per_row(
-    obs_shape: tuple[int, ...], obs_dtype: Any, mean_action_dim: int, num_actions: int = 0
+    obs_shape: tuple[int, ...],
+    obs_dtype: Any,
+    mean_action_dim: int,
+    num_actions: int = 0,
+    lstm_cells: int = 0,
 ) -> int:
     """What a row takes in a memory; `num_actions` if the environment has masks, else 0."""
     observation = int(np.prod(obs_shape)) * int(np.dtype(obs_dtype).itemsize)
     others = int(np.dtype("i4,f4,?,?,i4").itemsize)  # action, reward, terminated, acted, distance
-    return observation + others + 2 * 4 * mean_action_dim + num_actions
+    return observation + others + 2 * 4 * (mean_action_dim + lstm_cells) + num_actions
 
 
 class ReplayMemory:
@@ -43,6 +49,10 @@ class ReplayMemory:
             known of it so far, ends before.
         device: where the rows are kept.
         batch_device: where batches are needed; None if where the rows are kept.
+        priorities: of its rows, by which they are drawn; None draws all alike.
+        max_seq_len: steps that are learned from of the sequence that a drawn row opens, for
+            recurrent networks; 0 for single rows.
+        burn_in_len: steps of a sequence before those; T is both together.
     """
 
     def __init__(
@@ -53,6 +63,9 @@ class ReplayMemory:
         n_step: int = 1,
         device: str | torch.device = "cpu",
         batch_device: str | torch.device | None = None,
+        priorities: Priorities | None = None,
+        max_seq_len: int = 0,
+        burn_in_len: int = 0,
     ) -> None:
         self.capacity, self.obs_dtype, self.n_step = capacity, obs_dtype, n_step
         self.device = torch.device(device)
@@ -62,6 +75,8 @@ class ReplayMemory:
         self._acted = np.zeros(capacity, bool)  # the column `loss_mask`
         self._distance = np.zeros(capacity, np.int32)  # from a row to that of its next observation
         self._borders = Borders(capacity)
+        self.priorities = priorities
+        self.max_seq_len, self.burn_in_len = max_seq_len, burn_in_len
         self._kept: dict[str, Tensor] = {}  # what batches are read into
         self._size = 0  # rows written and not yet overwritten
         self._next = 0  # where the next row goes
@@ -104,6 +119,8 @@ class ReplayMemory:
             self.num_steps -= int(np.count_nonzero(self._acted[here]))
             self._acted[here] = columns["loss_mask"][there]
             self._distance[here] = distance[there]
+            if self.priorities is not None:
+                self.priorities.write(here, columns["loss_mask"][there])
             for name, column in self._columns.items():
                 if name in columns:
                     _write(column[here], columns[name][there])
@@ -114,18 +131,28 @@ class ReplayMemory:
         self._size = min(self.capacity, self._size + rows)
 
     def draw(self, size: int) -> Array:
-        """Draws `size` rows, B, uniformly and with replacement; returns their numbers, `[B]` int64.
+        """Draws `size` rows, B, with replacement; returns their numbers, `[B]` int64.
 
         Raises:
             ValueError: there is no row to learn from.
         """
         if not self.num_steps:
             raise ValueError("the memory holds no row to learn from.")
-        rows, again = np.zeros(size, np.int64), np.arange(size)
-        while len(again):  # a row without an action is drawn again
-            rows[again] = self._rng.integers(self._size, size=len(again))
-            again = again[~self._acted[rows[again]]]
+        if self.priorities is not None and self.priorities.alpha:
+            rows = self.priorities.draw(size, self._rng)
+        else:
+            rows, again = np.zeros(size, np.int64), np.arange(size)
+            while len(again):  # a row without an action is drawn again
+                rows[again] = self._rng.integers(self._size, size=len(again))
+                again = again[~self._acted[rows[again]]]
+        if self.priorities is not None:
+            self._drawn = rows, self.priorities.generations(rows)
         return rows
+
+    def learned(self, errors: Tensor) -> None:
+        """Takes the errors `[B]` of the rows that the last `draw` returned as their priorities."""
+        assert self.priorities is not None
+        self.priorities.update(*self._drawn, errors.numpy(force=True))
 
     def read(self, rows: Array) -> dict[str, Tensor]:
         """Reads the rows of the numbers `rows`, `[B]` as `draw` gives them.
@@ -138,7 +165,20 @@ class ReplayMemory:
             With several steps, `rewards` `[B, n_step]` are those of the steps, zero behind the
             last one, and `num_steps` `[B]` says how many there are. `terminateds`, `new_obs` and
             `last_mean_actions`, the mean action that the step produced, are of the last step.
+            With priorities, `weights` `[B]` are the rows' importance weights.
+
+            Sequences have columns `[B, T + n_step, ...]`, since the last step has others behind
+            it: `obs`, `actions`, `terminateds`, `mean_actions`, `next_mean_actions`, and
+            `action_mask`, `previous_actions` and `previous_rewards` where there are any. `state`
+            `[B, 2, C]` is that before the first step. `rewards` `[B, T, n_step]`, `num_steps`
+            `[B, T]` as above, and `learned` `[B, T]` bool, which steps exist.
         """
+        batch = self._read_sequences(rows) if self.max_seq_len else self._read_rows(rows)
+        if self.priorities is not None:
+            batch["weights"] = torch.from_numpy(self.priorities.weights(rows))
+        return {name: column.to(self._batch_device) for name, column in batch.items()}
+
+    def _read_rows(self, rows: Array) -> dict[str, Tensor]:
         last, batch = self._follow(rows) if self.n_step > 1 else (rows, {})
         at = torch.from_numpy(rows).to(self.device)
         for name in KEPT:
@@ -148,7 +188,26 @@ class ReplayMemory:
         batch["new_obs"] = self._take("new_obs", "obs", after)
         if "action_mask" in self._columns:
             batch["next_action_mask"] = self._take("next_action_mask", "action_mask", after)
-        return {name: column.to(self._batch_device) for name, column in batch.items()}
+        return batch
+
+    def _read_sequences(self, rows: Array) -> dict[str, Tensor]:
+        length, n = self.burn_in_len + self.max_seq_len, self.n_step
+        found, going = follow(rows, length + n - 1, self._distance, self._acted)
+        at = torch.from_numpy(found).to(self.device)
+        batch = {
+            name: self._take(name, name, at.flatten())
+            for name in KEPT
+            if name in self._columns and name not in ("state", "rewards")
+        }
+        batch = {name: column.view(*at.shape, *column.shape[1:]) for name, column in batch.items()}
+        acted = torch.from_numpy(going).to(self.device)
+        paid = self._columns["rewards"][at] * acted
+        return batch | {
+            "state": self._take("state", "state", at[:, 0].contiguous()),
+            "rewards": paid.unfold(1, n, 1)[:, :length],
+            "num_steps": acted.unfold(1, n, 1)[:, :length].sum(-1),
+            "learned": acted[:, :length],
+        }
 
     def sample(self, size: int) -> dict[str, Tensor]:
         """Draws `size` rows and reads them; see `draw` and `read`."""
@@ -167,6 +226,7 @@ class ReplayMemory:
             "replay_capacity": self.capacity,
             "replay_obs_dtype": self.obs_dtype,
             "rng": self._rng.bit_generator.state,
+            "priorities": self.priorities and self.priorities.get_state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -193,6 +253,10 @@ class ReplayMemory:
         self._next, self.num_steps = state["next"], state["num_steps"]
         self.num_steps_added = state["num_steps_added"]
         self._rng.bit_generator.state = state["rng"]
+        if self.priorities is not None:
+            self.priorities.write(slice(0, self.capacity), self._acted)
+            if state.get("priorities") is not None:  # else it was a memory without
+                self.priorities.set_state(state["priorities"])
 
     def _allocate(self, name: str, shape: tuple[int, ...], kind: Any) -> None:
         new = torch.ones if name == "action_mask" else torch.empty  # which takes no page yet

@@ -11,7 +11,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from rllib_mfq.algorithm.old_stack import algorithm, policy
 from rllib_mfq.algorithm.old_stack.algorithm import MFQRolloutWorker, adapt
-from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
+from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy, check_feed_forward
 from rllib_mfq.algorithm.roster import policy_specs
 from rllib_mfq.algorithm.settings import PER_MODULE, SETTINGS
 from rllib_mfq.algorithm.validation import (
@@ -36,17 +36,19 @@ KEYS = Keys(
 )
 
 PER_POLICY = [*PER_MODULE, *(name for name, setting in SETTINGS.items() if setting.to_play)]
-PER_POLICY += ["model_config"]
+PER_POLICY = sorted({*PER_POLICY, "model_config"} - {"burn_in_len"})
 """Keys that act in the `config` of a PolicySpec."""
 
 
 def check(config: Any) -> None:
     """Raises a ValueError if a config has settings that are impossible on this stack."""
     check_rllib_keys(config, KEYS, works_on="new")
+    check_feed_forward(config._model_config)
     for name, spec in policy_specs(config).items():
         # RLlib writes whole configs, in checkpoints.
         if isinstance(spec.config, dict) and "__policy_id" not in spec.config:
             check_overrides(config, f"the config of policy {name!r}", spec.config, PER_POLICY)
+            check_feed_forward(spec.config.get("model_config", {}))
     # On the new stack RLlib checks it.
     Scheduler.validate(
         fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate"

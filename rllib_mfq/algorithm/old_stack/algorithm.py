@@ -28,6 +28,7 @@ from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.old_stack.policy import MFQTorchPolicy
 from rllib_mfq.algorithm.replay import make_memories
 from rllib_mfq.algorithm.roster import spaces_of_modules
+from rllib_mfq.mean_field.objective import schedule_value
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
 
@@ -259,7 +260,7 @@ class PolicyLearnerGroup:
 
     def make_memories(self) -> None:
         """Makes the memories, `memories`, with nothing in them."""
-        self.memories = make_memories(self._worker.config)
+        self.memories = make_memories(self._worker.config, modules=self._worker.module)
 
     def update(
         self, *, updates: int, modules: list[str], timesteps: Mapping[str, int], **kwargs: Any
@@ -270,7 +271,8 @@ class PolicyLearnerGroup:
         for module_id in self.memories:
             self._worker.policy_map[module_id].on_global_var_update({"timestep": agent_steps})
         policies = {module_id: self._worker.policy_map[module_id] for module_id in modules}
-        size = self._worker.config.total_train_batch_size
+        config, size = self._worker.config, self._worker.config.total_train_batch_size
+        self.memories.weigh(schedule_value(config.prioritized_replay_beta, agent_steps))
         for drawn in self.memories.batches(size, updates, modules):
             batches = {module_id: SampleBatch(columns) for module_id, columns in drawn.items()}
             self.info = self._worker.learn_on_batch(MultiAgentBatch(batches, size))
@@ -279,6 +281,9 @@ class PolicyLearnerGroup:
                 if not math.isfinite(loss):
                     raise diverged(name, policy._updates, loss)
                 check_network(name, policy.model.q_net, policy._updates)
+            if config.prioritized_replay:
+                for module_id, errors in self.memories.errors.items():
+                    errors.append(policies[module_id].errors)
             self._log(size)
         for module_id, policy in policies.items():
             lr = float(policy.lr.update(timestep=timesteps[keys.NUM_ENV_STEPS_SAMPLED_LIFETIME]))

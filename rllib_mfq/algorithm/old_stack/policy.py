@@ -17,7 +17,7 @@ from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
 from rllib_mfq.algorithm.learner import NUM_UPDATES, follow_schedules, module_loss, move_target
-from rllib_mfq.algorithm.networks import check_model_config
+from rllib_mfq.algorithm.networks import check_model_config, lstm_cells
 from rllib_mfq.algorithm.old_names import public
 from rllib_mfq.algorithm.rl_module import (
     ACTION_MASK,
@@ -63,6 +63,7 @@ class MFQTorchPolicy(TorchPolicyV2):
     @override(TorchPolicyV2)
     def make_model(self) -> MFQTorchRLModule:
         model_config = check_model_config(self.config["model_config"])
+        check_feed_forward(model_config)
         model = MFQTorchRLModule(
             observation_space=self.observation_space,
             action_space=self.action_space,
@@ -83,9 +84,9 @@ class MFQTorchPolicy(TorchPolicyV2):
 
     @override(TorchPolicyV2)
     def loss(self, model: MFQTorchRLModule, dist_class: Any, train_batch: SampleBatch) -> Tensor:
-        q = model.forward_train(train_batch)["q"]
+        out = model.forward_train(train_batch)
         settings = (self.config["target"], self.config["gamma"])
-        loss, self.tower_stats[model] = module_loss(model, train_batch, q, *settings)
+        loss, self.tower_stats[model], self.errors = module_loss(model, train_batch, out, *settings)
         return loss
 
     @override(TorchPolicyV2)
@@ -267,3 +268,9 @@ class MFQTorchPolicy(TorchPolicyV2):
 def _given(obs: Any, mean_actions: Any, action_mask: Any) -> dict[str, Any]:
     given = {Columns.OBS: obs, MEAN_ACTIONS: mean_actions, ACTION_MASK: action_mask}
     return {name: np.asarray(value) for name, value in given.items() if value is not None}
+
+
+def check_feed_forward(model_config: Any) -> None:
+    """Raises a ValueError if a model config asks for a network with a memory."""
+    if lstm_cells(check_model_config(model_config)):
+        raise ValueError("use_lstm is True, which works on the new API stack only; leave it out.")
