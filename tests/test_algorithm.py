@@ -283,6 +283,19 @@ def test_a_restored_run_goes_on_exactly_where_it_was(build, tmp_path):
     again.stop()
 
 
+def test_two_resumes_from_one_checkpoint_end_in_equal_weights(build, tmp_path):
+    algo = build(small_battle(store_replay_in_checkpoints=True))
+    algo.train()
+    algo.save_to_path(tmp_path)
+    ends = []
+    for _ in range(2):
+        again = MFQ.from_checkpoint(tmp_path)
+        assert again.train()["num_updates"]
+        ends.append(weights(again, "red"))
+        again.stop()
+    assert same(*ends)
+
+
 def test_without_the_memory_a_restored_run_refills_before_it_learns(build, tmp_path):
     algo = build(small_battle(num_steps_sampled_before_learning_starts=60))
     algo.train()

@@ -399,6 +399,31 @@ def test_a_memory_smaller_than_a_fragment_is_refused(build):
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_a_share_of_the_memory_smaller_than_a_fragment_is_refused_before_learners_start():
+    rows = {"num_steps_sampled_before_learning_starts": 20}
+    config = small(replay_capacity=87, **rows).learners(num_learners=2)
+    refuses(config, "replay_capacity is 87 for 2 learners", "44 rows")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_memory_that_cannot_fit_is_refused_with_the_largest_that_does():
+    refuses(small(replay_capacity=10**12), "replay_capacity is 1,000,000,000,000", "at most")
+
+
+def test_a_device_that_is_not_there_is_refused():
+    refuses(small(replay_device="gpu").validate, "replay_device is 'gpu'", "auto, cpu, cuda")
+    refuses(small(replay_device="cuda").validate, "num_gpus_per_learner is 0")
+    if not torch.cuda.is_available():
+        config = small(replay_device="cuda").learners(num_gpus_per_learner=1)
+        refuses(config.validate, "torch finds no GPU on this node")
+
+
+def test_learners_are_refused_on_the_old_stack():
+    config = small_battle(old=True).learners(num_learners=2)
+    refuses(config.validate, "num_learners is 2", "new API stack")
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_a_config_used_before_is_checked_against_its_new_environment(build):
     config = build(small()).config.copy(copy_frozen=False)
     refuses(config.environment("adversarial_pursuit_v4"), "'predator'", "['blue', 'red']")

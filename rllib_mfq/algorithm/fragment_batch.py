@@ -44,8 +44,10 @@ class FragmentBatch(MultiAgentBatch):
     def put(self) -> "FragmentBatch":
         """This batch, with the columns that a memory keeps in Ray's object store.
 
-        They are lost when the process that puts them there dies.
+        They are lost when the process that puts them there dies. A batch that was put stays so.
         """
+        if self._reference is not None:
+            return self
         light = copy.copy(self)
         light.policy_batches = {}
         light._reference = ray.put(
