@@ -176,9 +176,9 @@ def test_runners_are_greedy_unless_explore_is_true(build, old, explore):
 
 
 @STACKS
-@pytest.mark.parametrize(("by", "rows"), [("env_steps", 800), ("agent_steps", 240)])
+@pytest.mark.parametrize(("by", "rows"), [("env_steps", 800), ("agent_steps", 216)])
 def test_an_iteration_counts_what_count_steps_by_says(build, old, by, rows):
-    """200 steps of four agents, in fragments of 20; or 200 agent steps."""
+    """200 steps of four agents, in fragments of 20; or 200 rows, in fragments of 20, thus of 24."""
     config = small_battle(old=old).multi_agent(count_steps_by=by)
     algo = build(config.reporting(min_sample_timesteps_per_iteration=200))
     algo.train()
@@ -191,6 +191,17 @@ def test_an_iteration_goes_on_until_min_train_timesteps_per_iteration_are_traine
     results = build(cart_pole(old, **settings)).train()
     learner = results["learners"]["__all_modules__"]
     assert 400 <= learner["num_env_steps_trained_lifetime"] < 600
+
+
+@STACKS
+def test_rows_that_are_trained_are_counted_where_count_steps_by_says_so(build, old):
+    """It went on for ever on the new stack."""
+    config = small_battle(old=old).multi_agent(count_steps_by="agent_steps")
+    settings = {"min_train_timesteps_per_iteration": 400, "min_sample_timesteps_per_iteration": 1}
+    algo = build(config.reporting(**settings))
+    results = algo.train()
+    learner = results["learners"]["__all_modules__"]
+    assert 400 <= learner["num_module_steps_trained_lifetime"] < 600  # of both modules
 
 
 @STACKS

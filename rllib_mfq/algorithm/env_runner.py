@@ -147,8 +147,9 @@ class PopulationRunner(EnvRunner):
         """Plays on, or plays whole episodes from a fresh start.
 
         Args:
-            num_timesteps: environment steps over all populations, rounded up to whole rounds;
-                by default `rollout_fragment_length` in each population.
+            num_timesteps: environment steps over all populations, or rows if `count_steps_by` says
+                so, rounded up to whole rounds; by default `rollout_fragment_length` times the
+                number of populations.
             num_episodes: exactly so many whole episodes instead; with `evaluation_opponents`,
                 so many matches against each.
             explore: draw actions from the Boltzmann policy, else greedy; default is the config's.
@@ -204,11 +205,15 @@ class PopulationRunner(EnvRunner):
             asked = (self._players(), num_episodes or self.num_envs, self._generator)
             return {None: self.matches.play(self._sampler, *asked, self.metrics)}
         length = self.config.get_rollout_fragment_length(self.worker_index)
-        steps = math.ceil((num_timesteps or length * self.num_envs) / self.num_envs)
+        asked_for = num_timesteps or length * self.num_envs
+        if self.config.count_steps_by == "agent_steps":
+            amount = {"num_rows": math.ceil(asked_for / len(self._samplers))}
+        else:
+            amount = {"num_steps": math.ceil(asked_for / self.num_envs)}
         fragments = {}
         for number, (mine, sampler) in enumerate(self._samplers.items()):
             if num_episodes is None:
-                fragment = sampler.sample(num_steps=steps, fresh=force_reset, keep=keep)
+                fragment = sampler.sample(**amount, fresh=force_reset, keep=keep)
             elif share := len(range(number, num_episodes, len(self._samplers))):
                 fragment = sampler.sample(num_episodes=share, keep=keep)
             else:

@@ -237,6 +237,11 @@ class MFQ(Algorithm):
             self.learner_group, timesteps=timesteps, updates=updates, modules=self._ready
         )
         self.metrics.aggregate(results, key=names.LEARNER_RESULTS)
+        if self.config.count_steps_by == "agent_steps":  # RLlib counts them here, but logs none
+            key = (names.LEARNER_RESULTS, names.NUM_AGENT_STEPS_TRAINED_LIFETIME)
+            for module_id in self._ready:
+                rows = updates * self.config.total_train_batch_size
+                self.metrics.log_value((*key, module_id), rows, reduce="lifetime_sum")
         self._rounds += 1
         self._fresh.add(names.LEARNER_RESULTS)
 

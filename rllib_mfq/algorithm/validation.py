@@ -167,14 +167,18 @@ def check_environment(config: Any, first: Mapping[str, Rows]) -> None:
         # With an opponent a fragment holds one group, of half of the environments.
         others, half = rows_of_module[module_id], count // 2
         rows_of_module[module_id] = max(others, half) if config.has_opponent else others + count
-    steps = config.get_rollout_fragment_length() + 1  # the rows before the first step, too
+    length = config.get_rollout_fragment_length()
+    by_rows = config.count_steps_by == "agent_steps"
     learners = max(1, config.num_learners)
     each = f" for {learners} learners" if learners > 1 else ""
     for module_id, count in rows_of_module.items():
-        if count * steps > config.replay_capacity // learners:
+        # The rows before the first step, too; where rows are counted, the last step may be over.
+        rows = 2 * count + length * config.num_envs_per_env_runner
+        rows = rows if by_rows else count * (length + 1)
+        if rows > config.replay_capacity // learners:
             raise ValueError(
                 f"replay_capacity is {config.replay_capacity}{each}, but one fragment of module "
-                f"{module_id!r} has {count * steps} rows; raise it, or lower "
+                f"{module_id!r} has {rows} rows; raise it, or lower "
                 "rollout_fragment_length or num_envs_per_env_runner."
             )
 

@@ -66,12 +66,19 @@ class Sampler:
         self._episodes: dict[int, Episode] = {}  # that are being played, per population
 
     def sample(
-        self, *, num_steps: int = 0, num_episodes: int = 0, fresh: bool = False, keep: bool = True
+        self,
+        *,
+        num_steps: int = 0,
+        num_rows: int = 0,
+        num_episodes: int = 0,
+        fresh: bool = False,
+        keep: bool = True,
     ) -> Fragment:
         """Plays on for some steps, or plays whole episodes.
 
         Args:
             num_steps: steps of every population, which go on where the last call stopped.
+            num_rows: steps of every population until there are so many rows to learn from, instead.
             num_episodes: exactly so many episodes from a fresh start, spread evenly over the
                 populations, so that short ones are not preferred; the next call starts anew.
             fresh: start all episodes anew.
@@ -108,13 +115,18 @@ class Sampler:
             else:
                 for block in self._blocks:
                     block.rewind()
-            while self._episodes if num_episodes else num_steps > 0:
-                num_steps -= 1
+            steps = 0
+            while (
+                bool(self._episodes)
+                if num_episodes
+                else steps < num_steps or sum(self._num_rows().values()) < num_rows
+            ):
+                steps += 1
                 self._step(fragment, keep)
         except BaseException:  # the step is half done: all episodes start anew
             self._episodes = {}
             raise
-        fragment.agent_steps = {g: int(rows.sum()) for g, rows in self._rows_played.items()}
+        fragment.agent_steps = self._num_rows()
         if keep:
             fragment.columns = {block.player.name: block.columns() for block in self._blocks}
             fragment.links = {
@@ -190,6 +202,10 @@ class Sampler:
             starts = np.cumsum([0, *(len(rows.ids) for rows in here.values())])
             parts = dict(enumerate(p + s for p, s in zip(parts.values(), starts, strict=False)))
         return np.concatenate(list(parts.values())) if parts else np.zeros((0, 2), np.int64)
+
+    def _num_rows(self) -> dict[str, int]:
+        """The rows to learn from so far, per group."""
+        return {group: int(rows.sum()) for group, rows in self._rows_played.items()}
 
     def _count(self, group: str, index: int | slice, rows: Any) -> None:
         """Counts rows to learn from, `[E]` or of one population."""
