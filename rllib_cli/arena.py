@@ -58,7 +58,7 @@ def render(out: Path, **options: Any) -> None:
         check_animation(out)
     with refusing():
         pictures, match = film_match(**options)
-    write_animation(pictures, out)
+    write_animation(pictures, out, match.custom_data["frames_per_second"])
     scores = ", ".join(f"{group} {value:.1f}" for group, value in match.returns.items())
     click.echo(f"{match.length} steps, returns {scores}; written to {out}")
 

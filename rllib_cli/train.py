@@ -54,6 +54,14 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
     if options.resume and not any(_was_run(plan.for_tune) for plan in plans):
         folder = plans[0].for_tune.storage.experiment_fs_path
         raise BadInput(f"--resume finds no run in {folder}.")
+    for plan in plans:
+        if not options.resume and _was_run(plan.for_tune):
+            click.echo(
+                f"note: {plan.for_tune.storage.experiment_fs_path} holds an earlier run, to which "
+                "this one is added; --experiment-name gives it a folder of its own, and --resume "
+                "goes on with the earlier one.",
+                file=sys.stderr,
+            )
     wandb = _wandb(options)
     start_ray(options)
     _check_resources(checked, options)
@@ -186,7 +194,8 @@ def _side_by_side(
 def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> int:
     """Runs one experiment, says what came out and returns its exit code."""
     settings = plan.checked.get("scheduler_config") or {}
-    keys = [*searched(plan.checked["config"]), *settings.get("hyperparam_mutations", {})]
+    mutated = settings.get("hyperparam_mutations", {})
+    keys = list(dict.fromkeys([*searched(plan.checked["config"]), *mutated]))
     with Interrupt(plan.scheduler) as interrupt:
         try:
             trials = _tune(
@@ -207,7 +216,7 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> i
         words = [word for word in sys.argv[1:] if word != "--resume"]
         click.echo(f"Go on with: {shlex.join(['rllib', *words, '--resume'])}")
         return INTERRUPTED
-    _show_best(trials, plan.metric, settings.get("mode", "max"))
+    _show_best(trials, plan.metric, settings.get("mode", "max"), options.plugins)
     failed = any(trial.status != Trial.TERMINATED for trial in trials)
     goals = _goals(plan.checked)
     results = [trial.last_result for trial in trials]
@@ -286,7 +295,7 @@ def _value(results: dict[str, Any] | None, metric: str) -> float:
     return float(value) if is_number(value) else math.nan
 
 
-def _show_best(trials: list[Trial], metric: str, mode: str) -> None:
+def _show_best(trials: list[Trial], metric: str, mode: str, plugins: Sequence[str]) -> None:
     """Names the best checkpoint and how to play it."""
     sign = 1 if mode == "max" else -1
     saved = [
@@ -298,7 +307,9 @@ def _show_best(trials: list[Trial], metric: str, mode: str) -> None:
         return
     value, path = max(saved, key=lambda pair: (not math.isnan(pair[0]), pair[0]))
     known = "" if math.isnan(value) else f" ({metric} {sign * value:.3g})"
-    opponent = " --opponent random" if "/win_rate/" in metric else ""
+    opponents = (trials[0].config or {}).get("evaluation_opponents") or {}
+    opponent = " --opponent random" if "random" in opponents.values() else ""
     if len(saved) > 1:
         click.echo(f"best{known}: {path}")
-    click.echo(f"play it: rllib evaluate {shlex.quote(path)}{opponent}")
+    imports = "".join(f" --import {plugin}" for plugin in plugins)
+    click.echo(f"play it: rllib evaluate {shlex.quote(path)}{opponent}{imports}")

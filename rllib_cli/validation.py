@@ -61,6 +61,11 @@ def check(name: str, experiment: Experiment) -> Checked:
     except Exception as error:  # of RLlib or the environment
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise BadInput(f"{name}: {kind}{one_line(error)}") from error
+    if algorithm.__name__ == "IQL":
+        notices.append(
+            f"{name}: IQL is RLlib's implicit Q-learning, which learns offline; independent "
+            "Q-learning is MFQ with neighborhood: none."
+        )
     checked = {**experiment, "run": algorithm, "config": config}
     checked["stop"] = _check_stop(name, experiment["stop"], runs[0])
     checked["config"] = hooks(algorithm).limits(checked["stop"]) | config

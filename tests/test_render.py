@@ -33,6 +33,7 @@ def alone(ray_session, tmp_path_factory):
 
 def test_a_film_has_a_picture_before_every_step_and_one_of_the_end(checkpoint):
     pictures, match = film_match(checkpoint, seed=3)
+    assert match.custom_data["frames_per_second"] == 5.0  # as MAgent2 says
     assert len(pictures) == match.length + 1
     assert all(p.dtype == np.uint8 and p.shape == pictures[0].shape for p in pictures)
     assert any((p != pictures[0]).any() for p in pictures)  # somebody moved
@@ -57,7 +58,7 @@ def test_the_command_writes_an_animation_of_another_size(checkpoint, tmp_path):
 def test_the_animation_shows_the_pictures_and_the_last_one_longer(tmp_path, capfd, suffix, shape):
     shades = [40, 120, 200]
     pictures = [np.full((31, 47, 3), shade, np.uint8) for shade in shades]
-    write_animation(pictures, tmp_path / f"film{suffix}", frames_per_second=4)
+    write_animation(pictures, tmp_path / f"film{suffix}", speed=4)
     frames = imageio.imread(tmp_path / f"film{suffix}", index=None)
     assert frames.shape[1:3] == shape  # the codec needs even sides
     found = [round(float(frame.mean())) for frame in frames]

@@ -18,7 +18,18 @@ from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
 from rllib_mfq.population.population import Array
 
+FRAMES_PER_SECOND = 12.0
 WRITERS = {".gif": "PIL", ".mp4": "imageio_ffmpeg"}
+
+
+def frames_per_second(env: Any) -> float:
+    """The speed at which an environment wants to be shown; `FRAMES_PER_SECOND` if it says none."""
+    for holder in (env, getattr(env, "parallel_env", None), getattr(env, "env", None)):
+        for each in (holder, getattr(holder, "_env", None)):
+            speed = (getattr(each, "metadata", None) or {}).get("render_fps")
+            if speed:
+                return float(speed)
+    return FRAMES_PER_SECOND
 
 
 def film_match(
@@ -35,7 +46,8 @@ def film_match(
     that differ from its training, such as another `map_size`.
 
     Returns:
-        The pictures, `[h, w, 3]` uint8 each, and the match.
+        The pictures, `[h, w, 3]` uint8 each, and the match, whose `custom_data` has the
+        environment's own `frames_per_second`.
 
     Raises:
         ValueError: there is no such checkpoint, it cannot play this environment, the
@@ -65,6 +77,7 @@ def film_match(
             pictures.append(picture)
 
     (match,) = play_episodes(lambda _: population, players, 1, seed=seed, on_event=photograph)
+    match.custom_data["frames_per_second"] = frames_per_second(population)
     return pictures, match
 
 
@@ -76,16 +89,19 @@ def check_animation(path: Path) -> None:
             raise ImportError(f'{path} needs {package}: pip install "rllib_mfq[render]".')
 
 
-def write_animation(pictures: list[Array], path: Path, frames_per_second: float = 12.0) -> None:
-    """Writes pictures as an animation; the suffix, one of `WRITERS`, decides on the format."""
+def write_animation(pictures: list[Array], path: Path, speed: float = FRAMES_PER_SECOND) -> None:
+    """Writes pictures as an animation; the suffix, one of `WRITERS`, decides on the format.
+
+    `speed` is in pictures per second.
+    """
     import imageio.v3 as imageio
 
-    last = [pictures[-1]] * int(1.5 * frames_per_second)  # a loop stops at how the match ended
+    last = [pictures[-1]] * int(1.5 * speed)  # a loop stops at how the match ended
     with replacing(path) as part:
         if path.suffix == ".gif":
-            imageio.imwrite(part, pictures + last, duration=1000 / frames_per_second, loop=0)
+            imageio.imwrite(part, pictures + last, duration=1000 / speed, loop=0)
         else:
             height, width, _ = pictures[0].shape
             margins = ((0, height % 2), (0, width % 2), (0, 0))  # the codec halves the colours
             frames = [np.pad(picture, margins, mode="edge") for picture in pictures + last]
-            imageio.imwrite(part, frames, fps=frames_per_second, macro_block_size=2)
+            imageio.imwrite(part, frames, fps=speed, macro_block_size=2)

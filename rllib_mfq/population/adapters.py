@@ -10,6 +10,7 @@ import gymnasium as gym
 from magent2.environments.magent_env import magent_parallel_env
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
+from pettingzoo.utils.conversions import aec_to_parallel
 
 from rllib_mfq.population.agent_dicts import AgentDictPopulation
 from rllib_mfq.population.magent2 import MAgent2Population
@@ -27,7 +28,8 @@ def as_population(env: Any) -> Population:
             `gymnasium.Env`, whose one agent is of the group `GYM_GROUP`.
 
     Raises:
-        TypeError: `env` is none of these, or its agents take turns (a PettingZoo AECEnv).
+        TypeError: `env` is none of these, or its agents take turns (a PettingZoo AECEnv) and
+            PettingZoo's `aec_to_parallel` cannot let them act at once.
         PopulationError: its spaces are not what `AgentDictPopulation` demands.
     """
     if isinstance(env, Population):
@@ -45,8 +47,11 @@ def as_population(env: Any) -> Population:
     if isinstance(env, ParallelEnv):
         return AgentDictPopulation(env)
     kind = type(env).__name__
-    if isinstance(env, AECEnv) or isinstance(getattr(env, "env", None), AECEnv):
-        kind += ", whose agents take turns (AEC)"
+    turns = next((e for e in (env, getattr(env, "env", None)) if isinstance(e, AECEnv)), None)
+    if turns is not None:
+        if turns.metadata.get("is_parallelizable"):
+            return AgentDictPopulation(aec_to_parallel(turns))
+        kind += ", whose agents take turns (AEC) and are not `is_parallelizable` in its metadata"
     elif hasattr(env, "possible_agents") or hasattr(env, "get_observation_space"):
         return AgentDictPopulation(env)
     elif isinstance(env, gym.Env):

@@ -54,6 +54,10 @@ class AgentDictPopulation(Population):
     Positions: what the environment's method `positions()` returns, `{agent: coordinates}`, or
     else `infos[agent]["position"]`, if all agents that observe first in an episode have one.
 
+    Edges: what the environment's method `edges()` returns, `{agent: its neighbours}`, or else
+    `infos[agent]["neighbors"]`, if some agent that observes first in an episode has such. An agent
+    may have none; those that do not observe now, or are of another group, are nobody's.
+
     Lives: an agent acts after every step in which it observes. Agents may enter at any time, also
     under names that `possible_agents` lacks, and skip observations: what an agent gets until it
     observes again counts for its last action. Who has ended is nobody until the next `reset`,
@@ -90,6 +94,7 @@ class AgentDictPopulation(Population):
         self._ended: set[Any] = set()
         self._dropped: set[Any] = set()  # of those that ended, who is in `agents` no more
         self._place_shape: tuple[int, ...] | None = None
+        self._has_edges = False
         self._is_begun = False  # whether somebody has observed
         self._over = False
         # Whether `agents` says who is there: RLlib does not look at the list.
@@ -169,6 +174,9 @@ class AgentDictPopulation(Population):
         method = getattr(self.env, "positions", None)
         given = {a: info["position"] for a, info in self._infos.items() if "position" in info}
         self._places: Mapping[Any, Any] = method() if callable(method) else given
+        method = getattr(self.env, "edges", None)
+        given = {a: info["neighbors"] for a, info in self._infos.items() if "neighbors" in info}
+        self._neighbors: Mapping[Any, Any] = method() if callable(method) else given
 
     def _newcomers(self, played: Mapping[Any, int], gone: set[Any]) -> list[Any]:
         """Who observes, was not there and is not `gone` in this step."""
@@ -255,6 +263,7 @@ class AgentDictPopulation(Population):
             self._is_begun = True
             if all(agent in self._places for agent in everybody):
                 self._place_shape = np.shape(self._places[everybody[0]])
+            self._has_edges = any(agent in self._neighbors for agent in everybody)
         self._has_masks |= any(MASK in self._infos.get(agent, {}) for agent in everybody)
         return {group: self._rows_of(group, agents, last[group]) for group, agents in here.items()}
 
@@ -274,6 +283,15 @@ class AgentDictPopulation(Population):
                     place = view.check(agent, "position", self._places[agent], self._place_shape)
                     rows.positions[row] = place.ravel()
             _check(agents, np.isfinite(rows.positions).all(1) | last, "has no position")
+        if self._has_edges:
+            number = {agent: row for row, agent in enumerate(agents)}
+            pairs = [
+                (row, number[other])
+                for agent, row in number.items()
+                for other in self._neighbors.get(agent, ())
+                if other in number
+            ]
+            rows.edges = np.array(pairs, np.int64).reshape(-1, 2)
         return rows
 
 
