@@ -25,11 +25,12 @@ from rllib_mfq.algorithm.matches import Matches
 from rllib_mfq.algorithm.opponents import load_opponent, random_actions
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.algorithm.roster import modules_of_groups, spaces_of_modules
+from rllib_mfq.algorithm.runner_failures import Failure, failure_of
 from rllib_mfq.algorithm.self_play import OPPONENT, OPPONENT_NUMBER
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode, Fragment
 from rllib_mfq.population.player import Player
-from rllib_mfq.population.population import Array, Population, PopulationError
+from rllib_mfq.population.population import Array, Population
 from rllib_mfq.population.sampler import Sampler
 
 
@@ -43,7 +44,7 @@ class PopulationRunner(EnvRunner):
         """Makes the modules and, unless only remote runners are to sample, the populations."""
         self._env_creator = env_creator
         self._callbacks = callbacks
-        self.error: PopulationError | None = None
+        self._failure: Failure | None = None  # of an evaluation, until it is taken
         self._weights_seq_no = 0
         self._sampler: Sampler | None = None  # the first of `_samplers`
         self._samplers: dict[str | None, Sampler] = {}
@@ -176,13 +177,12 @@ class PopulationRunner(EnvRunner):
         try:
             with self.metrics.log_time(names.SAMPLE_TIMER):
                 fragments = self._play_fragments(num_timesteps, num_episodes, force_reset)
-        except PopulationError as error:
+        except Exception as error:
             if not (evaluating and self.worker_index):
                 raise
-            # An error that is raised in an actor would only restart the actor, so `MFQ.evaluate`
-            # asks for the error and raises it. Until then RLlib must not ask for the same
-            # episodes again: they are reported as done.
-            self.error = error
+            # It would only restart the actor, so `MFQ.evaluate` takes and raises it. Until then
+            # RLlib must not ask for the episodes again: they are reported as done.
+            self._failure = failure_of(error)
             self.metrics.log_value(names.NUM_EPISODES, num_episodes or 0, reduce="sum")
             nothing = Fragment({}, math.ceil(num_timesteps or 0), {}, [])
             return [FragmentBatch(nothing, self._weights_seq_no)]
@@ -194,6 +194,11 @@ class PopulationRunner(EnvRunner):
             log_counters(self.metrics, fragment, self.modules)
             self.metrics.log_value(names.WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="max")
         return [FragmentBatch(f, self._weights_seq_no, mine) for mine, f in fragments.items()]
+
+    def take_failure(self) -> Failure | None:
+        """The failure of the evaluation so far, once."""
+        failure, self._failure = self._failure, None
+        return failure
 
     def _play_fragments(
         self, num_timesteps: float | None, num_episodes: int | None, force_reset: bool

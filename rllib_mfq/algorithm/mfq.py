@@ -114,6 +114,7 @@ class MFQ(Algorithm):
         """One iteration; evaluation and learner results stay until there are newer ones."""
         self._fresh.clear()
         self._step_began, config = time.time(), self.config
+        self._runners.failures.begin()
         results: dict[str, Any] = super().step()
         self.config = config  # see `_train_once`
         for key in self._fresh:
@@ -144,9 +145,11 @@ class MFQ(Algorithm):
         results: dict[str, Any] = super().evaluate(*args, **kwargs)
         group = self.eval_env_runner_group
         if group is not None and group.num_remote_env_runners():
-            for error in group.foreach_env_runner(lambda r: r.error, local_env_runner=False):
-                if error is not None:
-                    raise error
+            for failure in group.foreach_env_runner(
+                lambda r: r.take_failure(), local_env_runner=False
+            ):
+                if failure is not None:
+                    raise failure.error("an env runner that evaluates failed with")
         self._keep(names.EVALUATION_RESULTS, results)
         self._fresh.add(names.EVALUATION_RESULTS)
         return results

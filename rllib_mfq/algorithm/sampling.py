@@ -8,7 +8,7 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
-from rllib_mfq.population.population import PopulationError
+from rllib_mfq.algorithm.runner_failures import Failure, RunnerFailures, attempt
 
 SAMPLE = "sample"  # tag of the requests for fragments
 DROPPED = "num_agent_steps_dropped_lifetime"
@@ -30,18 +30,17 @@ def _play(runner: Any) -> Played:
     return Played(force_list(runner.sample()), runner.metrics.reduce())
 
 
-def _play_remotely(runner: Any, state: dict[str, Any], learned: int) -> Played | PopulationError:
+def _play_remotely(runner: Any, state: dict[str, Any], learned: int) -> Played | Failure:
     """Samples on a remote runner, where the rows stay until a learner reads them.
 
     Ray passes on the state that a reference is of.
 
-    An error of the environment is returned: one that is raised would only restart the runner.
+    An error is returned: one that is raised would only restart the runner.
     """
     runner.set_state(state)
-    try:
-        played = _play(runner)
-    except PopulationError as error:
-        return error
+    played = attempt(runner, lambda: _play(runner))
+    if isinstance(played, Failure):
+        return played
     return Played([batch.put() for batch in played.fragments], played.metrics, learned)
 
 
@@ -55,11 +54,13 @@ class Runners:
 
     Attributes:
         learned: of how many runners' fragments the learner has learned.
+        failures: of remote runners.
     """
 
     def __init__(self, group: Any, config: Any, metrics: Any) -> None:
         self._group, self._config, self._metrics = group, config, metrics
         self.learned = 0
+        self.failures = RunnerFailures(group, config.sample_timeout_s)
 
     def request(self, state: State) -> None:
         """Asks every idle remote runner for a fragment."""
@@ -67,21 +68,19 @@ class Runners:
         if group.num_in_flight_async_reqs(SAMPLE) < group.num_healthy_remote_env_runners():
             asked = {"state": state(), "learned": self.learned}
             group.foreach_env_runner_async(_play_remotely, tag=SAMPLE, kwargs=asked)
+            self.failures.asked(self._under_way().values())
 
     def collect(self, state: State) -> list[list[FragmentBatch]]:
         """What the local runner plays, or each remote runner that has something to give.
 
-        Raises the PopulationError of a runner.
+        Raises the error of a runner, see `RunnerFailures.sort_out`.
         """
         if self._group.num_remote_env_runners():
             self.request(state)
             self._wait()
-            results = self._fetch()
+            results = self.failures.sort_out(self._fetch(), self._under_way().values())
         else:
             results = [_play(self._group.local_env_runner)]
-        for result in results:
-            if isinstance(result, PopulationError):
-                raise result
         self._metrics.aggregate([played.metrics for played in results], key=ENV_RUNNER_RESULTS)
         return [played.fragments for played in results if self._is_fresh(played)]
 
@@ -91,18 +90,23 @@ class Runners:
 
     def _wait(self) -> None:
         """Waits until one fragment is ready: a slow runner delays nobody."""
-        manager = self._group._worker_manager
-        asked = [r for r, (tag, _) in manager._in_flight_req_to_actor_id.items() if tag == SAMPLE]
-        if asked:
+        if asked := [*self._under_way()]:
             ray.wait(asked, timeout=self._config.sample_timeout_s, fetch_local=False)
 
-    def _fetch(self, timeout_seconds: float = 0.0) -> list[Any]:
-        """The results that are ready, which no later call returns, in the order of the runners.
+    def _under_way(self) -> dict[ray.ObjectRef, int]:
+        """The requests that have not been fetched, and the numbers of their runners."""
+        requests = self._group._worker_manager._in_flight_req_to_actor_id
+        return {ref: number for ref, (tag, number) in requests.items() if tag == SAMPLE}
+
+    def _fetch(self, timeout_seconds: float = 0.0) -> list[tuple[int, Any]]:
+        """Numbers of runners and their results that are ready, which no later call returns.
 
         With a timeout it waits for all of them.
         """
-        fetched = self._group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=timeout_seconds)
-        return [result for _, result in sorted(fetched, key=lambda pair: pair[0])]
+        fetched: list[tuple[int, Any]] = self._group.fetch_ready_async_reqs(
+            tags=SAMPLE, timeout_seconds=timeout_seconds
+        )
+        return fetched
 
     def _is_fresh(self, played: Played) -> bool:
         """Whether rows were played with weights as young as `max_weights_lag` asks.
