@@ -90,7 +90,6 @@ def test_a_checkpoint_keeps_the_network_and_the_memory(build, tmp_path):
     assert "state" in mine["columns"] and mine["columns"]["state"].any()
     for name, column in mine["columns"].items():
         np.testing.assert_array_equal(column, theirs["columns"][name])
-    other._ready = algo._ready
     for each in (algo, other):
         each._learn(3)  # from the same rows, by the same draws
     assert same(weights(algo, "red"), weights(other, "red"))

@@ -236,9 +236,8 @@ class MFQ(Algorithm):
             names.NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(env_steps, default=0),
             names.NUM_AGENT_STEPS_SAMPLED_LIFETIME: self._agent_steps,
         }
-        results = update(
-            self.learner_group, timesteps=timesteps, updates=updates, modules=self._ready
-        )
+        ready = self._memories.ready(self.config.num_steps_sampled_before_learning_starts)
+        results = update(self.learner_group, timesteps=timesteps, updates=updates, modules=ready)
         self.metrics.aggregate(results, key=names.LEARNER_RESULTS)
         if self.config.count_steps_by == "agent_steps":  # RLlib counts them here, but logs none
             key = (names.LEARNER_RESULTS, names.NUM_AGENT_STEPS_TRAINED_LIFETIME)
