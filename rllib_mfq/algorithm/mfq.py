@@ -184,8 +184,7 @@ class MFQ(Algorithm):
         self._self_play.end_round(shares, self._agent_steps)
         local.set_state(self._self_play.for_runners())
         rows = sum(batch.agent_steps() for batch in batches)
-        lost = {"num_fragments_lost_lifetime": len(played) - len(arrived)}
-        self._log(rows, updates, time.perf_counter() - started, lost)
+        self._log(rows, updates, time.perf_counter() - started, len(played) - len(arrived))
         limit, seconds = self.config.time_limit_s, time.time() - self._step_began
         if limit is not None and self._time_total + seconds >= limit:  # RLlib asks the config
             self.config = self.config.without_minima()
@@ -247,7 +246,7 @@ class MFQ(Algorithm):
         self._rounds += 1
         self._fresh.add(names.LEARNER_RESULTS)
 
-    def _log(self, rows: int, updates: int, seconds: float, lost: Mapping[str, int]) -> None:
+    def _log(self, rows: int, updates: int, seconds: float, fragments_lost: int) -> None:
         log = self.metrics.log_value
         log_recent(self.metrics, self._episodes)
         for name, value in self._self_play.figures().items():
@@ -256,8 +255,7 @@ class MFQ(Algorithm):
         log("agent_steps_per_second", rows / seconds, window=100)
         log("num_updates", updates, reduce="sum")
         log("replay_size", len(self._memories), reduce="item")
-        for name, count in lost.items():
-            log(name, count, reduce="lifetime_sum")
+        log("num_fragments_lost_lifetime", fragments_lost, reduce="lifetime_sum")
 
     @override(Algorithm)
     def get_state(
