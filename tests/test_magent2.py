@@ -356,3 +356,18 @@ def test_an_unknown_argument_is_refused_with_the_nearest_name(name, argument, ne
 def test_text_where_a_number_belongs_is_refused(argument, value):
     with pytest.raises(ValueError, match=f"battle_v4: {argument} is the string '{value}'"):
         magent2("battle_v4", **{argument: value})
+
+
+def test_what_a_step_returned_is_not_overwritten_by_the_next_one():
+    population = magent2("battle_v4", map_size=12, max_cycles=20)
+    rows = population.reset(seed=0)
+    kept, copies = [], []
+    for action in range(8):
+        steps = population.step({g: np.full(len(r.ids), 2 * action + 5) for g, r in rows.items()})
+        rows = {group: step.rows for group, step in steps.items()}
+        for step in steps.values():
+            kept += [step.rewards, step.terminated, step.rows.ids, step.rows.positions]
+        copies += [array.copy() for array in kept[len(copies) :]]
+    for array, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    assert len({each.tobytes() for each in copies[0::8]}) > 1  # rewards change
