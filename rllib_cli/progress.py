@@ -1,7 +1,10 @@
 """Progress: what is printed while trials run, and a closing line of each trial."""
 
+import errno
+import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +16,7 @@ from ray.tune.utils import flatten_dict
 
 from rllib_cli.hooks import Hooks
 from rllib_cli.results import EVALUATED
+from rllib_cli.storage import is_full
 from rllib_mfq.algorithm.figures import BASELINE, GROUP_RETURNS_MEAN
 from rllib_mfq.mean_field.legal import is_number
 
@@ -160,15 +164,18 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(_aligned(line, widths) for line in lines)
 
 
-def summary(trial: Trial, searched: Sequence[str] = ()) -> str:
-    """The closing line of a trial: what it reached and where its checkpoint is."""
+def summary(trial: Trial, searched: Sequence[str] = (), error: Exception | None = None) -> str:
+    """The closing line of a trial: what it reached and where its checkpoint is, or its error."""
     name = str(trial.storage.experiment_dir_name)
     if searched:
         settings = (f"{key}={text}" for key, text in _settings(trial, searched).items())
         name += f" {_number(trial)} ({', '.join(settings)})"
     if trial.status == Trial.ERROR:
-        error = (str(trial.get_error() or "").strip().splitlines() or ["see above"])[-1]
-        return f"{name}: failed: {error}"
+        lines = str(error or trial.get_error() or "").strip().splitlines()
+        full = [folder for folder in (trial.path, tempfile.gettempdir()) if is_full(folder)]
+        told = any(os.strerror(errno.ENOSPC) in line for line in lines[-1:])
+        reasons = lines[-1:] + [f"no space left in {folder}" for folder in full if not told]
+        return f"{name}: failed: {'; '.join(reasons) or 'see above'}"
     result = trial.last_result or {}
     played = result.get("evaluation", {}).get("env_runners", {})
     rates = {who: rate for who, rate in played.get("win_rate", {}).items() if is_number(rate)}

@@ -1,10 +1,12 @@
 """The session: how the command starts Ray, which of its logs are seen, and Ctrl-C."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, Self
 
 import click
@@ -58,21 +60,42 @@ def start_ray(options: Options) -> None:
         )
 
 
-class Interrupt(tune.Callback):
-    """Makes the first Ctrl-C pause every trial at the end of its iteration.
+@contextlib.contextmanager
+def kept_errors() -> Iterator[dict[str, Exception]]:
+    """Keeps the last error of every trial by its id; Tune has them in files, if they fit."""
+    errors: dict[str, Exception] = {}
+    write = Trial.handle_error
 
-    Tune's own handler ends the run at once and saves no trial. A paused trial is saved, and Tune
-    continues it when the experiment is resumed; a stopped trial would count as finished.
-    A second Ctrl-C ends the run at once.
+    def handle_error(trial: Trial, exc: Any = None) -> None:
+        errors[trial.trial_id] = exc
+        with contextlib.suppress(OSError):
+            write(trial, exc)
+
+    Trial.handle_error = handle_error
+    try:
+        yield errors
+    finally:
+        Trial.handle_error = write
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt(tune.Callback):
+    """Makes the first Ctrl-C or SIGTERM pause every trial at the end of its iteration.
+
+    Tune's own handler ends the run at once and saves no trial; Ray's aborts. A paused trial is
+    saved, and Tune continues it when the experiment is resumed; a stopped trial would count as
+    finished. A second signal ends the run at once.
     """
 
     def __init__(self, scheduler: TrialScheduler) -> None:
-        self.requested = False
+        self.requested: signal.Signals | None = None
         decide, choose = scheduler.on_trial_result, scheduler.choose_trial_to_run
 
         def on_trial_result(controller: Any, trial: Trial, result: dict[str, Any]) -> str:
             decision: str = decide(controller, trial, result)
-            pause = self.requested and decision == TrialScheduler.CONTINUE
+            pause = self.requested is not None and decision == TrialScheduler.CONTINUE
             return TrialScheduler.PAUSE if pause else decision
 
         def choose_trial_to_run(*args: Any, **kwargs: Any) -> Trial | None:
@@ -82,14 +105,20 @@ class Interrupt(tune.Callback):
         scheduler.on_trial_result = on_trial_result
         scheduler.choose_trial_to_run = choose_trial_to_run
 
+    @property
+    def exit_code(self) -> int:
+        """128 and the number of the signal, as shells say it; 0 without one."""
+        return 128 + self.requested if self.requested else 0
+
     def __enter__(self) -> Self:
-        """Handles Ctrl-C from now on; TUNE_DISABLE_SIGINT_HANDLER keeps Tune from doing so."""
-        self._handler = signal.signal(signal.SIGINT, self._request)
+        """Handles the signals from now on; TUNE_DISABLE_SIGINT_HANDLER keeps Tune from doing so."""
+        self._handlers = {number: signal.signal(number, self._request) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Restores the handler that was there before."""
-        signal.signal(signal.SIGINT, self._handler)
+        """Restores the handlers that were there before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Ends the run when no trial runs any more, as Tune's own handler would."""
@@ -98,13 +127,14 @@ class Interrupt(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune saves its callbacks with the experiment; a signal handler cannot be saved."""
-        return {"requested": False}
+        return {"requested": None}
 
-    def _request(self, *args: Any) -> None:
+    def _request(self, number: int, frame: Any) -> None:
         if self.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested = signal.Signals(number)
+        again = "press Ctrl-C" if number == signal.SIGINT else "send SIGTERM"
         click.echo(
-            "\nSaving a checkpoint at the end of this iteration; press Ctrl-C again to end now.",
+            f"\nSaving a checkpoint at the end of this iteration; {again} again to end now.",
             file=sys.stderr,
         )

@@ -1,5 +1,6 @@
 """Training: runs experiments with Tune and says what came out."""
 
+import contextlib
 import importlib.util
 import math
 import random
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 import ray
-from pyarrow.fs import FileSelector
 from ray import tune
 from ray.tune.experiment import Experiment as TuneExperiment
 from ray.tune.experiment import Trial
@@ -26,14 +26,17 @@ from rllib_cli.options import Options, apply_options, cluster
 from rllib_cli.plugins import import_plugins
 from rllib_cli.progress import Progress, summary
 from rllib_cli.results import RETURN, is_goal
-from rllib_cli.session import Interrupt, be_quiet, start_ray
+from rllib_cli.resume import begin, was_run
+from rllib_cli.rows import Rows
+from rllib_cli.session import Interrupt, be_quiet, kept_errors, start_ray
+from rllib_cli.storage import StoredExperiment, claim, is_local, reason
 from rllib_cli.translation import translate
 from rllib_cli.validation import TUNES, Checked, check, make_scheduler, plain_configs, searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
 from rllib_mfq.experiments.runs import AGENT_STEPS, Run, finished
 from rllib_mfq.mean_field.legal import is_number
 
-INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
+FAILED = 1  # the exit code if a trial failed; a signal's is higher
 VARIANT = "__variant__"  # the config key for a variant's name; MFQ leaves keys like this to Tune
 
 
@@ -42,7 +45,7 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
 
     Returns:
         The exit code: 0; 1 if a trial failed or, with `--as-test`, no trial reached a goal; 130
-        after Ctrl-C.
+        after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         BadInput: an experiment cannot run; no experiment has been started.
@@ -51,28 +54,27 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
     import_plugins(options.plugins)
     checked = prepare(experiments, options)
     plans = [_plan(name, each) for name, each in checked.items()]
-    if options.resume and not any(_was_run(plan.for_tune) for plan in plans):
+    resumed = {plan.name for plan in plans if options.resume and was_run(plan.for_tune)}
+    if options.resume and not resumed:
         folder = plans[0].for_tune.storage.experiment_fs_path
         raise BadInput(f"--resume finds no run in {folder}.")
-    for plan in plans:
-        if not options.resume and _was_run(plan.for_tune):
-            click.echo(
-                f"note: {plan.for_tune.storage.experiment_fs_path} holds an earlier run, to which "
-                "this one is added; --experiment-name gives it a folder of its own, and --resume "
-                "goes on with the earlier one.",
-                file=sys.stderr,
-            )
     wandb = _wandb(options)
-    start_ray(options)
-    _check_resources(checked, options)
-    if options.seed is not None:  # Tune draws its random numbers from these two
-        random.seed(options.seed)
-        np.random.seed(options.seed)
-    codes = []
-    for plan in plans:  # one after another: Tune resumes no two experiments at once
-        codes.append(_run(plan, options, wandb))
-        if codes[-1] == INTERRUPTED:
-            break
+    with contextlib.ExitStack() as claims:
+        for plan in plans:
+            claims.enter_context(claim(plan.name, plan.for_tune))
+        for plan in plans:
+            for notice in begin(plan.name, plan.for_tune, plan.checked, plan.name in resumed):
+                click.echo(f"note: {notice}", file=sys.stderr)
+        start_ray(options)
+        _check_resources(checked, options)
+        if options.seed is not None:  # Tune draws its random numbers from these two
+            random.seed(options.seed)
+            np.random.seed(options.seed)
+        codes = []
+        for plan in plans:  # one after another: Tune resumes no two experiments at once
+            codes.append(_run(plan, options, wandb, plan.name in resumed))
+            if codes[-1] > FAILED:  # a signal
+                break
     return max(codes)
 
 
@@ -146,6 +148,7 @@ def prepare(experiments: dict[str, Experiment], options: Options) -> dict[str, C
 class _Plan(NamedTuple):
     """An experiment that has been checked, and what Tune needs to run it."""
 
+    name: str
     checked: Experiment
     for_tune: TuneExperiment  # the same experiment as Tune takes it
     scheduler: TrialScheduler
@@ -160,7 +163,7 @@ def _plan(name: str, checked: Checked) -> _Plan:
     for_tune = _tune_experiment(name, experiment)
     shown = [*run.win_rates, *run.beside, *experiment["stop"], *([given] if given else [])]
     scheduler = make_scheduler(name, experiment, metric, run)
-    return _Plan(experiment, for_tune, scheduler, metric, shown)
+    return _Plan(name, experiment, for_tune, scheduler, metric, shown)
 
 
 def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
@@ -171,9 +174,15 @@ def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
     if path := experiment.get("storage_path"):
         given["storage_path"] = path if "://" in path else str(Path(path).expanduser().resolve())
     checkpoints = {"checkpoint_at_end": True, **experiment["checkpoint_config"]}
-    with refusing(f"{name}: ", TypeError, ValueError):
-        given["checkpoint_config"] = tune.CheckpointConfig(**checkpoints)
-        return TuneExperiment(name, **given)
+    try:
+        with refusing(f"{name}: ", TypeError, ValueError):
+            given["checkpoint_config"] = tune.CheckpointConfig(**checkpoints)
+            return StoredExperiment(name, **given)
+    except OSError as error:
+        raise BadInput(
+            f"{name}: storage_path is {given.get('storage_path')!r}, where nothing can be "
+            f"written: {reason(error)}."
+        ) from error
 
 
 def _side_by_side(
@@ -191,12 +200,12 @@ def _side_by_side(
     return _tune_experiment(name, planned)
 
 
-def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> int:
+def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback], resume: bool) -> int:
     """Runs one experiment, says what came out and returns its exit code."""
     settings = plan.checked.get("scheduler_config") or {}
     mutated = settings.get("hyperparam_mutations", {})
     keys = list(dict.fromkeys([*searched(plan.checked["config"]), *mutated]))
-    with Interrupt(plan.scheduler) as interrupt:
+    with Interrupt(plan.scheduler) as interrupt, kept_errors() as errors:
         try:
             trials = _tune(
                 plan.for_tune,
@@ -205,17 +214,21 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> i
                 plan.shown,
                 scheduler=plan.scheduler,
                 callbacks=[*callbacks, interrupt],
-                resume=options.resume and _was_run(plan.for_tune),
+                resume=resume,
             )
         except KeyboardInterrupt:
             click.echo("Ended without a checkpoint.", file=sys.stderr)
-            return INTERRUPTED
+            return interrupt.exit_code
+        except OSError as error:  # such as a full disk
+            click.echo(f"{plan.name}: failed: {reason(error)}.", file=sys.stderr)
+            return FAILED
     for trial in trials:
-        click.echo(summary(trial, keys if len(trials) > 1 else ()))
+        searching = keys if len(trials) > 1 else ()
+        click.echo(summary(trial, searching, errors.get(trial.trial_id)))
     if interrupt.requested:
         words = [word for word in sys.argv[1:] if word != "--resume"]
         click.echo(f"Go on with: {shlex.join(['rllib', *words, '--resume'])}")
-        return INTERRUPTED
+        return interrupt.exit_code
     _show_best(trials, plan.metric, settings.get("mode", "max"), options.plugins)
     failed = any(trial.status != Trial.TERMINATED for trial in trials)
     goals = _goals(plan.checked)
@@ -223,8 +236,7 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback]) -> i
     reached = any(_value(each, key) >= goal for each in results for key, goal in goals.items())
     if options.as_test and not reached:
         missed = " or ".join(f"{key} {goal:g}" for key, goal in goals.items())
-        name = plan.for_tune.storage.experiment_dir_name
-        click.echo(f"{name}: the goal was not reached: {missed}.", file=sys.stderr)
+        click.echo(f"{plan.name}: the goal was not reached: {missed}.", file=sys.stderr)
         failed = True
     return int(failed)
 
@@ -234,14 +246,17 @@ def _tune(
     algorithm: type,
     searched: Sequence[str],
     goals: Sequence[str],
+    callbacks: Sequence[tune.Callback] = (),
     **settings: Any,
 ) -> list[Trial]:
     """Lets Tune run an experiment, and shows the progress; `goals` are results to be shown."""
+    rows = [Rows()] if is_local(experiment) else []
     trials: list[Trial] = tune.run(
         experiment,
         verbose=1,
         progress_reporter=Progress(hooks(algorithm), searched, goals),
         raise_on_failed_trial=False,
+        callbacks=[*rows, *callbacks],
         **settings,
     ).trials
     return trials
@@ -278,14 +293,6 @@ def _check_resources(checked: dict[str, Checked], options: Options) -> None:
                 )
 
 
-def _was_run(experiment: TuneExperiment) -> bool:
-    """Whether there is a run to resume."""
-    storage = experiment.storage
-    folder = FileSelector(storage.experiment_fs_path, allow_not_found=True)
-    files = storage.storage_filesystem.get_file_info(folder)
-    return any(file.base_name.startswith("experiment_state-") for file in files)
-
-
 def _goals(experiment: Experiment) -> dict[str, float]:
     return {key: value for key, value in experiment["stop"].items() if is_goal(key)}
 
@@ -305,6 +312,7 @@ def _show_best(trials: list[Trial], metric: str, mode: str, plugins: Sequence[st
     ]
     if not saved:
         return
+    saved.reverse()  # of several that are alike, the newest
     value, path = max(saved, key=lambda pair: (not math.isnan(pair[0]), pair[0]))
     known = "" if math.isnan(value) else f" ({metric} {sign * value:.3g})"
     opponents = (trials[0].config or {}).get("evaluation_opponents") or {}

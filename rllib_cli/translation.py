@@ -53,7 +53,10 @@ def translate(name: str, experiment: Experiment) -> tuple[Experiment, list[str]]
     experiment["config"] = config
     renamed += _translate_metrics(experiment)
     if not experiment["stop"] and not experiment.get("time_budget_s"):
-        notices.append("there is no stop: it trains until Ctrl-C")
+        notices.append(
+            "there is no stop: it trains until Ctrl-C or SIGTERM, which save a checkpoint; --stop "
+            "'{time_total_s: 600}' ends it by itself"
+        )
     if renamed:
         notices.insert(0, "old names are understood: " + ", ".join(renamed))
     return experiment, [f"{name}: {notice}." for notice in notices]

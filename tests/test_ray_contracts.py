@@ -4,6 +4,7 @@ Every entry says what breaks in this package if Ray changes that place.
 """
 
 import ast
+import copy
 import importlib
 import inspect
 import logging
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray import cloudpickle, tune
 from ray._common import deprecation
 from ray._private import accelerators
@@ -57,7 +59,11 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.from_config import from_config
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.serialization import deserialize_type
+from ray.train._internal.checkpoint_manager import _CheckpointManager
+from ray.train._internal.session import _TrainingResult
+from ray.train._internal.storage import StorageContext
 from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
+from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.experimental.output import get_air_verbosity
@@ -71,8 +77,9 @@ from small_battles import small_battle
 
 import rllib_cli
 import rllib_mfq
-from rllib_cli import hooks, translation, validation
-from rllib_cli.session import Interrupt, be_quiet
+from rllib_cli import hooks, resume, translation, validation
+from rllib_cli.session import Interrupt, be_quiet, kept_errors
+from rllib_cli.storage import Storage, StoredExperiment
 from rllib_mfq import MFQEnvRunner, MFQRolloutWorker, MFQTorchPolicy, MFQTorchRLModule
 from rllib_mfq.algorithm.checkpoint import CLASS, MODULES, STATE, saved_class_and_settings
 from rllib_mfq.algorithm.old_stack.algorithm import OldStackAlgorithm
@@ -850,3 +857,39 @@ def test_an_algorithm_says_what_a_trial_needs_before_there_is_one():
     # `_check_resources` refuses what this machine cannot run.
     request = rllib_mfq.MFQ.default_resource_request({"env": "battle_v4", "num_env_runners": 2})
     assert request.required_resources["CPU"] == 3
+
+
+def test_what_a_run_that_is_resumed_relies_on(ray_session, tmp_path):
+    """Of Tune's private parts: how it keeps trials, storage and checkpoints."""
+    experiment = StoredExperiment("x", run="MFQ", storage_path=str(tmp_path))
+    assert type(experiment.storage) is Storage and issubclass(Storage, StorageContext)
+    trial = Trial("MFQ", storage=copy.copy(experiment.storage), trial_id="1")
+    trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
+    trial.storage.trial_dir_name = "one"
+    trial.storage._update_checkpoint_index({"training_iteration": 4})
+    assert trial.storage.current_checkpoint_index == 0
+    assert trial.storage.checkpoint_fs_path.endswith("/x/one/checkpoint_000000")
+    manager = _CheckpointManager(tune.CheckpointConfig(num_to_keep=1))
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        saved = Checkpoint(str(tmp_path / str(number)), LocalFileSystem())
+        manager.register_checkpoint(_TrainingResult(saved, {"training_iteration": number}))
+    assert not (tmp_path / "0").exists() and (tmp_path / "1").exists()  # deleted at once
+    trial.run_metadata.checkpoint_manager = manager
+    trial.stopping_criterion = {"a": 1}
+    state, metadata = trial.get_json_state()
+    again = Trial.from_json_state(state)
+    again.restore_run_metadata(metadata)
+    assert again.status == Trial.PENDING and again.stopping_criterion == {"a": 1}
+    assert type(again.storage) is Storage and again.storage.current_checkpoint_index == 0
+    assert again.run_metadata.checkpoint_manager.latest_checkpoint_result.metrics == {
+        "training_iteration": 1
+    }
+    assert TuneController.CKPT_FILE_TMPL.startswith(resume.STATE)
+    # The state holds what was decided about trials; `begin` clears it.
+    decided = inspect.getsource(TuneController.__init__)
+    assert "_cached_trial_decisions" in decided and "_queued_trial_decisions" in decided
+    # The last error of a trial goes through this method.
+    with kept_errors() as errors:
+        trial.handle_error(ValueError("why"))
+    assert str(errors["1"]) == "why" and "exc" in inspect.signature(Trial.handle_error).parameters
