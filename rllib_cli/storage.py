@@ -89,15 +89,14 @@ def claim(name: str, experiment: TuneExperiment) -> Iterator[None]:
     folder = experiment.storage.experiment_fs_path
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(Path(folder, ".lock").open("a+", encoding="utf-8"))
+            file = stack.enter_context(Path(folder, ".lock").open("ab+", buffering=0))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         except BlockingIOError:
             file.seek(0)
             raise BadInput(
-                f"{name}: {file.read()} already trains in {folder}; give this run another "
+                f"{name}: {file.read().decode()} already trains in {folder}; give this run another "
                 "--experiment-name or --storage-path."
             ) from None
         except OSError as error:

@@ -62,7 +62,6 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
     with contextlib.ExitStack() as claims:
         for plan in plans:
             claims.enter_context(claim(plan.name, plan.for_tune))
-        for plan in plans:
             for notice in begin(plan.name, plan.for_tune, plan.checked, plan.name in resumed):
                 click.echo(f"note: {notice}", file=sys.stderr)
         start_ray(options)
@@ -179,10 +178,8 @@ def _tune_experiment(name: str, experiment: Experiment) -> TuneExperiment:
             given["checkpoint_config"] = tune.CheckpointConfig(**checkpoints)
             return StoredExperiment(name, **given)
     except OSError as error:
-        raise BadInput(
-            f"{name}: storage_path is {given.get('storage_path')!r}, where nothing can be "
-            f"written: {reason(error)}."
-        ) from error
+        path = f"storage_path is {given.get('storage_path')!r}, where"
+        raise BadInput(f"{name}: {path} nothing can be written: {reason(error)}.") from error
 
 
 def _side_by_side(
@@ -223,8 +220,7 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback], resu
             click.echo(f"{plan.name}: failed: {reason(error)}.", file=sys.stderr)
             return FAILED
     for trial in trials:
-        searching = keys if len(trials) > 1 else ()
-        click.echo(summary(trial, searching, errors.get(trial.trial_id)))
+        click.echo(summary(trial, keys if trials[1:] else (), errors.get(trial.trial_id)))
     if interrupt.requested:
         words = [word for word in sys.argv[1:] if word != "--resume"]
         click.echo(f"Go on with: {shlex.join(['rllib', *words, '--resume'])}")
