@@ -78,6 +78,7 @@ class MFQ(Algorithm):
         self._put: tuple[Any, ray.ObjectRef] | None = None  # the state of runners, and its numbers
         self._owed = 0.0  # updates that the rows sampled so far ask for, not yet made
         self._episodes: deque[Figures] = deque(maxlen=config.metrics_num_episodes_for_smoothing)
+        self._step_began = time.time()
         self._latest: dict[str, Any] = {}  # results that are not made in every iteration
         self._fresh: set[str] = set()  # which of them this iteration makes
         # As Ray does for actors. With torch's default, all cores, a thread waits for cores that
