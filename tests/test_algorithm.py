@@ -15,6 +15,7 @@ from small_battles import MODULES, memories, same, sample, small_battle, weights
 
 import rllib_mfq
 from rllib_mfq import MFQ
+from rllib_mfq.algorithm.divergence import Diverged
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -137,19 +138,27 @@ def test_the_target_network_moves_by_tau_after_every_update(build):
         torch.testing.assert_close(slow, parameter)
 
 
-@pytest.mark.parametrize("spoilt", [None, math.nan, math.inf])
-def test_gradients_are_applied_as_rllib_applies_them(build, spoilt):
+def test_gradients_are_applied_as_rllib_applies_them(build):
     ours, rllibs = (build(small_battle()).learner_group._learner for _ in range(2))
     before = [value.detach().clone() for value in ours._params.values()]
     for learner, kind in ((ours, type(ours)), (rllibs, TorchLearner)):
         gradients = {key: torch.ones_like(value) for key, value in learner._params.items()}
-        if spoilt is not None:
-            next(iter(gradients.values())).view(-1)[0] = spoilt
         kind.apply_gradients(learner, gradients)
     both = zip(before, ours._params.values(), rllibs._params.values(), strict=True)
     for old, mine, theirs in both:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
         assert mine.isfinite().all() and not torch.equal(mine, old)
+
+
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_no_weight(build, spoilt):
+    learner = build(small_battle()).learner_group._learner
+    before = [value.detach().clone() for value in learner._params.values()]
+    gradients = {key: torch.ones_like(value) for key, value in learner._params.items()}
+    next(iter(gradients.values())).view(-1)[0] = spoilt
+    with pytest.raises(Diverged, match="has diverged at update 1"):
+        learner.apply_gradients(gradients)
+    assert all(map(torch.equal, before, learner._params.values()))
 
 
 def test_updates_in_one_call_equal_as_many_calls_of_one_update(build):
@@ -171,7 +180,7 @@ def test_what_was_trained_is_logged_as_rllib_logs_it(build, monkeypatch):
     algo = build(small_battle(num_steps_sampled_before_learning_starts=4_000))
     algo.train()
     learner = algo.learner_group._learner
-    columns = {module_id: memory.sample(96) for module_id, memory in algo._memories.items()}
+    columns = {module_id: sample(memory, 96) for module_id, memory in memories(algo).items()}
     learner.metrics.reduce()
 
     def logged():

@@ -273,7 +273,7 @@ def test_an_unknown_key_within_multiagent_is_refused():
     [
         ({"conv_filter": []}, ["no key 'conv_filter' (did you mean 'conv_filters'?)"]),
         ({"dueling": True}, ["'dueling', which MFQ sets", "training()"]),
-        ({"use_lstm": True}, ["'use_lstm', which has no effect"]),
+        ({"lstm_cell_size": 8}, ["'lstm_cell_size', which has no effect without use_lstm"]),
         ({"head_fcnet_hiddens": [8]}, ["'head_fcnet_hiddens', which has no effect"]),
         (DefaultModelConfig(vf_share_layers=False), ["'vf_share_layers', which has no effect"]),
     ],
