@@ -80,7 +80,7 @@ def test_a_crowd_of_another_size_gets_as_many_steps():
 def test_every_variant_differs_from_the_example_and_not_from_another_variant(tmp_path, monkeypatch):
     planned = {}
 
-    def plan(experiment, algorithm, searched):
+    def plan(experiment, *unused):
         for _, variant in generate_variants({"config": experiment.spec["config"]}):
             planned[variant["config"][train.VARIANT]] = variant["config"]
 

@@ -357,6 +357,7 @@ def iterations_up_to(folder, last):
     return [number for number in found if number <= last]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(tmp_path):
     kill_and_resume(tmp_path, 2, seed=1)
 
