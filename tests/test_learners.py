@@ -2,13 +2,15 @@
 
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 import torch
-from ray import cloudpickle
-from small_battles import memories, small_battle
+from ray import cloudpickle, tune
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from small_battles import FaultyBattle, memories, small_battle
 
 from rllib_mfq.algorithm.learner_memories import LearnerError
 
@@ -129,3 +131,44 @@ def test_a_killed_learner_ends_the_run_with_one_sentence(pair):
     with pytest.raises(LearnerError, match=r"^a learner has died .* max_failures\.$"):
         for _ in range(20):
             pair.training_step()
+
+
+class KillsTheLearnerOnce(RLlibCallback):
+    """Kills the learner within the third iteration of the first attempt."""
+
+    def on_algorithm_init(self, *, algorithm, **kwargs):
+        algorithm.env_runner.algorithm = algorithm
+
+    def on_sample_end(self, *, env_runner, **kwargs):
+        told = Path(env_runner.config.env_config["told"])
+        algorithm = getattr(env_runner, "algorithm", None)
+        if algorithm is not None and algorithm.iteration == 2 and not told.exists():
+            told.touch()
+            ray.kill(algorithm.learner_group._workers[0])
+
+
+class ToldBattle(FaultyBattle):
+    """A small battle whose `env_config` is for the callback."""
+
+    def __init__(self, context):
+        super().__init__({})
+
+
+def test_tune_resumes_a_run_whose_learner_was_killed(ray_session, tmp_path):
+    told = {"told": str(tmp_path / "told")}
+    config = battle(1, 0).environment(ToldBattle, env_config=told)
+    (result,) = tune.Tuner(
+        "MFQ",
+        param_space=config.callbacks(KillsTheLearnerOnce),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            stop={"training_iteration": 4},
+            failure_config=tune.FailureConfig(max_failures=1),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+            verbose=0,
+        ),
+    ).fit()
+    assert (tmp_path / "told").exists() and result.error is None
+    assert result.metrics["training_iteration"] == 4
+    # The memory came back with the checkpoint: no row that was sampled is missing.
+    assert result.metrics["replay_size"] == result.metrics["agent_steps_sampled_lifetime"]
