@@ -86,6 +86,7 @@ def test_every_variant_differs_from_the_example_and_not_from_another_variant(tmp
 
     monkeypatch.setattr(train, "_tune", plan)
     monkeypatch.setattr(train, "start_ray", lambda options: None)
+    monkeypatch.setattr(train.ray, "shutdown", lambda: None)  # other tests still need their Ray
     variants = {"warm": {"temperature": 1.0, "seed": 0}, "cold": {"seed": 1}}
     with pytest.raises(BadInput, match="warm, cold"):  # nothing was trained
         train.train_variants("ising", variants, tmp_path / "runs")
