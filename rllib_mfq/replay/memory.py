@@ -313,35 +313,3 @@ def _write(column: Tensor, values: Array) -> None:
         column.numpy()[...] = values
     else:
         column.copy_(torch.from_numpy(np.array(values)))  # torch warns of read-only arrays
-
-
-class Memories(dict[str, ReplayMemory]):
-    """The memory of every module that learns, by module."""
-
-    def add(self, batches: Mapping[str, Mapping[str, Array]], links: Mapping[str, Link]) -> None:
-        """Adds every module's columns to its memory; see `ReplayMemory.add`."""
-        for module_id, memory in self.items():
-            if module_id in batches:  # else it did not play
-                memory.add(batches[module_id], links[module_id])
-
-    def have_been_given(self, rows: int) -> bool:
-        """Whether there are rows to learn from, and every memory has been given so many.
-
-        What has been written counts, not what is held: a full memory of short fragments holds many
-        closing rows, and may never hold so many others.
-        """
-        return bool(self) and all(each and each.num_steps_added >= rows for each in self.values())
-
-    def sample(self, size: int) -> dict[str, dict[str, Tensor]]:
-        """Draws rows from every memory; see `ReplayMemory.read`."""
-        return {module_id: memory.sample(size) for module_id, memory in self.items()}
-
-    def get_state(self) -> dict[str, Any]:
-        """The state of every memory."""
-        return {module_id: memory.get_state() for module_id, memory in self.items()}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores `get_state`; a module that has been frozen since has no memory any more."""
-        for module_id, memory in state.items():
-            if module_id in self:
-                self[module_id].set_state(memory)
