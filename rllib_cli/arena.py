@@ -28,6 +28,7 @@ ENV_CONFIG = option(
 )
 DRAWS = "Checkpoints draw actions from their Boltzmann policies, else they play greedily."
 EXPLORE = option("--explore/--no-explore", default=False, help=DRAWS)
+RANDOM_STEPS = "Steps that both sides play at random when a match begins, so that matches differ."
 PLUGINS = option(
     "--import", "plugins", multiple=True, help="Import a module that registers things."
 )
@@ -44,7 +45,10 @@ NO_PLOTS = 'needs matplotlib: pip install "rllib_mfq[render]".'
 @PLUGINS
 @EXPLORE
 def render(out: Path, **options: Any) -> None:
-    """Films one match of CHECKPOINT, the first group, against OPPONENT (random, a checkpoint).
+    """Films one match of CHECKPOINT, the first group, against OPPONENT.
+
+    OPPONENT is random (default), still, rush, hold, flee, pretrained:NAME, a checkpoint, or a class
+    of your own, my_package.my_module:MyClass.
 
     A checkpoint with classes of its own is unpickled: load only checkpoints you trust.
     """
@@ -80,13 +84,17 @@ def render(out: Path, **options: Any) -> None:
 )
 @ENV_CONFIG
 @option("--seed", type=int, default=0, help="Seed of the environments and of random draws.")
+@option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
 @option("--processes", type=IntRange(1), help="How many play; default: one per core.")
 @option("--out", "-o", type=PATH, help="Write JSON here.")
 @option("--plot", type=PATH, help="Draw a heat map here: .png, .svg or .pdf.")
 @PLUGINS
 @EXPLORE
 def tournament(agents: Sequence[str], out: Path | None, plot: Path | None, **options: Any) -> None:
-    """Plays every AGENT (random, a checkpoint) against every other one, and rates them.
+    """Plays every AGENT against every other one, and rates them.
+
+    An AGENT is random, still, rush, hold, flee, pretrained:NAME, a checkpoint, or a class of your
+    own, my_package.my_module:MyClass.
 
     A checkpoint with classes of its own is unpickled: load only checkpoints you trust.
     """
@@ -188,7 +196,7 @@ def _show(played: "Tournament") -> None:
         show_table([_pair_row(pair) for pair in played.pairs])
     if any(pair.distinct <= 2 < pair.matches for pair in played.pairs):
         note = "note: some pairs played the same match again and again: nothing is drawn at random"
-        click.echo(f"{note}; --explore draws the actions.", err=True)
+        click.echo(f"{note}; try --random-steps 5, or --explore.", err=True)
 
 
 def _agent_row(played: "Tournament", name: str) -> dict[str, Any]:

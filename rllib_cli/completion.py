@@ -15,7 +15,8 @@ ENVIRONMENTS += ["combined_arms_v6", "gather_v5", "gaussian_squeeze_v0", "ising_
 ENVIRONMENTS += ["tiger_deer_v4"]
 """The package's own environments, which only an import of Ray could tell."""
 
-AGENTS = ("random", "pretrained:battle-iql", "pretrained:battle-mfq")
+AGENTS = ["random", "still", "rush", "hold", "flee"]
+AGENTS += ["pretrained:battle-iql", "pretrained:battle-mfq"]
 RUNS = ("~/ray_results", ".")
 """Folders of runs: Tune's default, and the current one."""
 

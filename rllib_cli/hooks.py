@@ -45,9 +45,10 @@ from rllib_mfq.algorithm.figures import (
     match_figures,
 )
 from rllib_mfq.algorithm.mfq import MFQ
-from rllib_mfq.algorithm.opponents import RANDOM
+from rllib_mfq.algorithm.opponents import is_named
 from rllib_mfq.algorithm.pretrained import PREFIX, header
 from rllib_mfq.algorithm.roster import modules_of_groups
+from rllib_mfq.algorithm.self_play import LATEST
 from rllib_mfq.algorithm.settings import TO_PLAY
 from rllib_mfq.mean_field.legal import find
 from rllib_mfq.population.fragment import Episode, are_alike
@@ -170,6 +171,7 @@ class MFQHooks(Hooks):
         keys |= {"agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates"}
         keys |= {"replay_size", "weights_lag"}
         keys |= {"self_play/win_rate", "self_play/opponents"} if config.has_opponent else set()
+        keys |= {f"self_play/win_rates/{name}" for name in config.others if name != LATEST}
         win_rates = [f"{EVALUATED}/win_rate/{name}" for name in sorted(opponents)]
         beside: list[str] = []
         if not episode.has_winner:
@@ -206,7 +208,7 @@ class MFQHooks(Hooks):
         if play.render:
             config.callbacks(on_episode_step=render_step)
         if play.opponent:
-            named = play.opponent == RANDOM or play.opponent.startswith(PREFIX)
+            named = is_named(play.opponent)
             opponent = play.opponent if named else check_checkpoint(play.opponent)
             config.evaluation(evaluation_interval=1, evaluation_duration=1)
             config.evaluation_opponents = {"opponent": opponent}

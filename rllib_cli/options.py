@@ -102,7 +102,8 @@ class Play:
     episodes: int | None = option("How many episodes to play (10).", type=click.IntRange(1))
     steps: int | None = option("Whole episodes until this many steps.", type=click.IntRange(1))
     opponent: str | None = option(
-        "random or a checkpoint, for MFQ: plays both sides in turn.", shell_complete=complete_agent
+        "For MFQ: random, rush, ..., a checkpoint or a class; plays both sides in turn.",
+        shell_complete=complete_agent,
     )
     render: bool = option("Show the episodes in a window.", "--render/--no-render", default=False)
     out: Path | None = option("Write JSON here.", type=FILE)  # noqa: RUF009 - a field

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click import IntRange, option
 
-from rllib_cli.arena import NO_PLOTS, PATH, matches_bar, show_table
+from rllib_cli.arena import NO_PLOTS, PATH, RANDOM_STEPS, matches_bar, show_table
 from rllib_cli.experiments import BadInput, find_example, read_experiments, refusing
 
 RUNS = "Folder for figures and pictures; runs go into its runs/ and are not repeated."
@@ -83,6 +83,7 @@ def gaussian_squeeze(out: Path, agents: Sequence[int], **given: Any) -> None:
 @OUT
 @option("--seeds", type=IntRange(2), default=5, help="How many runs of everything (5).")
 @option("--matches", type=IntRange(2), default=50, help="Matches of every pair (50); even.")
+@option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
 @option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
 @option("--variations", is_flag=True, help="Also train and play the variations that were tried.")
 @option("--pretrained", type=PATH, help="Write the best agents into this folder.")

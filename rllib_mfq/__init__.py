@@ -22,6 +22,8 @@ from rllib_mfq.envs.ising import IsingPopulation
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.magent2 import magent2
+from rllib_mfq.population.opponent_policy import OpponentPolicy
+from rllib_mfq.population.player import Scene
 from rllib_mfq.population.population import Group, Population, PopulationError, Rows, Step
 
 __version__ = "0.2.0"
@@ -38,9 +40,11 @@ __all__ = [
     "MFQTorchPolicy",
     "MFQTorchRLModule",
     "Neighborhood",
+    "OpponentPolicy",
     "Population",
     "PopulationError",
     "Rows",
+    "Scene",
     "Step",
     "magent2",
     "postprocess_mean_actions",

@@ -243,11 +243,12 @@ def test_a_shell_completes_values(words, offered, tmp_path, monkeypatch):
 def test_a_shell_knows_all_environments():
     from rllib_cli import completion
     from rllib_mfq.algorithm.environment import ENVIRONMENTS
+    from rllib_mfq.algorithm.opponents import NAMES
     from rllib_mfq.algorithm.pretrained import PREFIX
 
     assert sorted(completion.ENVIRONMENTS) == sorted(ENVIRONMENTS)
     stored = (ROOT / "rllib_mfq" / "pretrained").glob("*.safetensors")
-    assert set(completion.AGENTS) == {"random", *(f"{PREFIX}{path.stem}" for path in stored)}
+    assert set(completion.AGENTS) == {*NAMES, *(f"{PREFIX}{path.stem}" for path in stored)}
 
 
 def test_another_rllib_command_is_named(tmp_path, monkeypatch):

@@ -146,7 +146,7 @@ def test_an_illegal_value_is_refused_with_its_key_its_value_and_what_would_be_le
         ("multiagent", ["red"], "a dict"),
         ("model_config", 3, "a dict"),
         ("evaluation_opponents", "random", "a dict"),
-        ("evaluation_opponents", {"old": 3}, "'random' or the path of a checkpoint"),
+        ("evaluation_opponents", {"old": 3}, "a name such as 'random' or 'rush'"),
     ],
 )
 def test_rllibs_own_settings_are_refused_in_the_same_way(key, value, legal):
@@ -511,8 +511,8 @@ def test_a_memory_of_another_capacity_is_refused_and_changes_nothing(build, tmp_
     [
         ("pursuit", ["no module for group", "['predator', 'prey']"]),
         ("one", ["plays", "but group"]),
-        ("missing", ["neither 'random' nor the folder of a checkpoint"]),
-        (".", ["neither 'random' nor the folder of a checkpoint"]),
+        ("missing", ["neither one of random, still, rush, hold, flee"]),
+        (".", ["neither one of random, still, rush, hold, flee"]),
     ],
 )
 def test_an_opponent_that_cannot_play_is_refused_before_the_env_runners_start(

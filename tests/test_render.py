@@ -106,7 +106,7 @@ def test_what_cannot_be_written_is_refused_before_the_match(tmp_path, monkeypatc
     ("arguments", "words"),
     [
         (["nowhere", "-o", "x.gif"], "'nowhere' is not the folder of an algorithm's checkpoint"),
-        (["CHECKPOINT", "nobody", "-o", "x.gif"], "'nobody', which is neither 'random' nor"),
+        (["CHECKPOINT", "nobody", "-o", "x.gif"], "'nobody', which is neither one of random,"),
         (["CHECKPOINT", "-o", "no/x.gif"], "the folder no does not exist"),
         (["CHECKPOINT", "-o", "x.gif", "--env-config", "{map_sise: 9}"], "did you mean 'map_size'"),
     ],

@@ -402,8 +402,9 @@ def test_what_self_play_cannot_be_is_refused(self_play, words):
 
 
 def test_defaults_are_filled_in():
-    assert self_play_settings({"opponent": "tracked"}) == {"opponent": "tracked", "tau": 0.99}
-    pool = {"opponent": "pool", "size": 10, "interval": 500_000}
+    tracked = {"opponent": "tracked", "tau": 0.99, "others": {}}
+    assert self_play_settings({"opponent": "tracked"}) == tracked
+    pool = {"opponent": "pool", "size": 10, "interval": 500_000, "others": {}}
     assert self_play_settings({"opponent": "pool"}) == pool
 
 
@@ -426,3 +427,155 @@ def test_a_fragment_need_only_fit_as_it_is(build):
     build(shared(config)).train()
     with pytest.raises(ValueError, match="one fragment of module 'shared' has 22 rows"):
         build(shared(battle(POOL, replay_capacity=21, num_steps_sampled_before_learning_starts=20)))
+
+
+OTHERS = {"still": 0.2, "rush": 0.2, "random": 0.1}
+
+
+def mixed(opponent, old=False, others=OTHERS, **training):
+    config = battle({**opponent, "others": others}, old, **training)
+    return config.env_runners(num_envs_per_env_runner=4)
+
+
+@STACKS
+@pytest.mark.parametrize("policies", [["shared"], None], ids=["shared", "two"])
+@pytest.mark.parametrize("opponent", [{"opponent": "latest"}, POOL], ids=["latest", "pool"])
+def test_others_meet_both_sides_alike_and_nobody_learns_from_them(build, opponent, policies, old):
+    others = OTHERS | ({} if opponent["opponent"] == "latest" else {"latest": 0.3})
+    config = mixed(opponent, old, others, replay_capacity=50_000)
+    algo = build(config.multi_agent(policies=policies) if policies else config)
+    met, learned, played, rows = {}, 0, 0, 0
+    for _ in range(30):
+        ((batch,),) = algo._runners.collect(algo._state_for_runners)
+        assert set(batch.policy_batches) == set(policies or ("red", "blue"))
+        for episode in batch.episodes:
+            who = episode.custom_data["opponent"], episode.custom_data.get("mine")
+            met[who] = met.get(who, 0) + 1
+            played += 1
+        rows += batch.agent_steps()
+        learned += sum(int(b["loss_mask"].sum()) for b in batch.policy_batches.values())
+    assert learned == rows
+    for name, share in others.items():
+        sides = [met.get((name, side), 0) for side in ("red", "blue")]
+        if name == "latest":
+            assert sides == [0, 0]
+        else:
+            assert abs(sides[0] - sides[1]) <= 4  # of those that have not ended, one may be either
+        found = sum(n for (who, _), n in met.items() if who == name)
+        assert abs(found / played - share) < 4 * (share * (1 - share) / played) ** 0.5
+    for name in ("still", "rush", "random", opponent["opponent"]):
+        assert (name, None) not in met or name == "latest"
+
+
+def test_the_learner_has_one_side_of_a_match_against_others(build):
+    algo = build(shared(mixed({"opponent": "latest"})))
+    chosen = {}
+    sampler = algo.env_runner._sampler
+    choose = sampler._choose
+
+    def watched(episode):
+        number = choose(episode)
+        chosen[episode.id_] = episode.custom_data.get("mine")
+        return number
+
+    sampler._choose = watched
+    names = list(sampler.groups)
+    for _ in range(6):
+        (batch,) = algo.env_runner.sample()
+        columns = batch.policy_batches["shared"]
+        for id_ in set(columns["eps_id"]):
+            seen = {names[n] for n in columns["group"][columns["eps_id"] == id_]}
+            assert seen == ({chosen[id_]} if chosen.get(id_) else set(names)) or id_ not in chosen
+        going_on = np.flatnonzero(columns["next_row"] >= 0)
+        after = columns["next_row"][going_on]
+        for name in ("group", "agent_index", "eps_id"):
+            assert np.array_equal(columns[name][after], columns[name][going_on])
+    assert {*chosen.values()} == {None, "red", "blue"}
+
+
+def test_those_who_do_nothing_do_nothing_in_their_matches_only(build):
+    algo = build(shared(mixed({"opponent": "latest"}, others={"still": 0.5})))
+    sampler = algo.env_runner._sampler
+    for _ in range(10):
+        algo.env_runner.sample()
+        for index, episode in sampler._episodes.items():
+            mine = episode.custom_data.get("mine")
+            for group in sampler.groups:
+                name = sampler._block(index, group).player.name
+                assert name == ("shared" if mine in (None, group) else f"opponent still/{group}")
+    block = next(b for b in sampler._casts.blocks if b.player.name == "opponent still/red")
+    acted = block.data["loss_mask"][: block.start]
+    assert acted.any() and set(block.data["actions"][: block.start][acted]) == {6}
+
+
+@STACKS
+def test_the_same_seed_gives_the_same_run_with_others(build, old):
+    runs = [build(shared(mixed(POOL, old))) for _ in range(2)]
+    for algo in runs:
+        for _ in range(3):
+            algo.train()
+    assert same(*(weights(algo, "shared") for algo in runs))
+    assert runs[0]._self_play.figures() == runs[1]._self_play.figures()
+
+
+def test_a_checkpoint_keeps_what_was_won_against_others(build, tmp_path):
+    algo = build(shared(mixed(POOL)))
+    for _ in range(4):
+        results = algo.train()
+    rates = results["self_play"]["win_rates"]
+    assert {*rates} == {*OTHERS}
+    algo.save_to_path(tmp_path)
+    again = build(shared(mixed(POOL)))
+    again.restore_from_path(tmp_path)
+    assert again._self_play.figures() == algo._self_play.figures()
+    drawn = [run.env_runner._generator.get_state() for run in (again, algo)]
+    assert np.array_equal(*drawn)  # who plays next is drawn alike
+    without = build(shared(battle(POOL)))
+    without.restore_from_path(tmp_path)
+    assert ("win_rates", "still") not in without._self_play.figures()
+    run = hooks(MFQ).run(algo.config.copy(copy_frozen=False))
+    assert all(run.reports(f"self_play/win_rates/{name}") for name in OTHERS)
+
+
+def test_others_play_in_training_only_and_may_be_any_number_of_environments(build):
+    config = shared(mixed(POOL)).env_runners(num_envs_per_env_runner=3)
+    config.evaluation(
+        evaluation_interval=1, evaluation_duration=2, evaluation_opponents={"random": "random"}
+    )
+    algo = build(config)
+    assert {*algo.train()["evaluation"]["env_runners"]["win_rate"]} == {"random"}
+    assert algo.eval_env_runner._samplers.keys() == {None}
+
+
+@pytest.mark.parametrize(
+    ("self_play", "words"),
+    [
+        ({"opponent": "latest", "others": ["still"]}, r"others \['still'\]; it must be a dict"),
+        ({"opponent": "latest", "others": {"still": 0}}, "a share of the matches must be"),
+        ({"opponent": "latest", "others": {"still": "0.1"}}, "a share of the matches must be"),
+        ({"opponent": "latest", "others": {"still": 0.5, "rush": 0.5}}, "shares sum to 1"),
+        ({"opponent": "latest", "others": {"latest": 0.5}}, "may name 'latest' only, and not tw"),
+        ({"opponent": "pool", "others": {"tracked": 0.5}}, "may name 'latest' only"),
+        ({"opponent": "pool", "other": {}}, "did you mean 'others'"),
+    ],
+)
+def test_shares_that_cannot_be_are_one_sentence(self_play, words):
+    with pytest.raises(ValueError, match=words):
+        battle(self_play).validate()
+
+
+def test_others_that_do_not_exist_or_do_not_fit_are_one_sentence(build):
+    with pytest.raises(ValueError, match="did you mean 'rush'"):
+        build(mixed({"opponent": "latest"}, others={"rusch": 0.1}))
+    pursuit = small_battle(
+        "adversarial_pursuit_v4",
+        {"map_size": 12},
+        self_play={"opponent": "latest", "others": {"still": 0.1}},
+    )
+    with pytest.raises(ValueError, match="it plays MAgent2's battles"):
+        build(pursuit)
+    cartpole = small_battle(
+        "CartPole-v1", {}, self_play={"opponent": "latest", "others": {"random": 0.1}}
+    )
+    with pytest.raises(ValueError, match="needs an environment of two groups"):
+        build(cartpole)

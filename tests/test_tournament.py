@@ -282,7 +282,7 @@ def test_the_command_writes_what_it_shows(agents, tmp_path):
     [
         (["random"], "a tournament needs two at least"),
         (["random", "random"], "the agent 'random' is given twice"),
-        (["random", "nowhere"], "'nowhere', which is neither 'random' nor the folder"),
+        (["random", "nowhere"], "'nowhere', which is neither one of random, still,"),
         (["random", "NET", "--matches", "3"], "matches is 3; it must be even and at least 2"),
         (["random", "NET", "--matches", "0"], "matches is 0; it must be even and at least 2"),
         (["random", "NET", "--seed", "-1"], "seed is -1; it must be at least 0"),

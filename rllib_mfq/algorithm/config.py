@@ -17,7 +17,7 @@ from rllib_mfq.algorithm.learner import MFQTorchLearner
 from rllib_mfq.algorithm.old_names import attributes, is_whole, public
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.algorithm.roster import MULTI_AGENT, check_modules_to_train, group_mapping
-from rllib_mfq.algorithm.self_play import LATEST, self_play_settings
+from rllib_mfq.algorithm.self_play import LATEST, OTHERS, self_play_settings
 from rllib_mfq.algorithm.settings import DEFAULTS, MFQSettings, to_play
 from rllib_mfq.population.guard import Guard
 from rllib_mfq.population.population import GYM_GROUP, Group, Population
@@ -174,6 +174,17 @@ class MFQConfig(MFQSettings):
     def has_opponent(self) -> bool:
         """Whether the other side of training battles is not played by the learner itself."""
         return self_play_settings(self.self_play)["opponent"] != LATEST and not self.in_evaluation
+
+    @property
+    def others(self) -> dict[str, float]:
+        """Who else plays against the learner in training, and the shares of the matches."""
+        return {} if self.in_evaluation else dict(self_play_settings(self.self_play)[OTHERS])
+
+    @property
+    def opponents(self) -> dict[str, str]:
+        """All that are named, for training or evaluation: their names and what they are."""
+        others = {name: name for name in self.others if name != LATEST}
+        return others | dict(self.evaluation_opponents)
 
     def resolve_groups(self, make_population: Callable[[], Population]) -> None:
         """Takes the groups from an environment, and checks the settings against them.

@@ -19,6 +19,7 @@ from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
+from rllib_mfq.algorithm.casting import parts_of_runner
 from rllib_mfq.algorithm.figures import episode_figures, log_counters, log_figures
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.matches import Matches
@@ -71,22 +72,21 @@ class PopulationRunner(EnvRunner):
         self._watch_steps = self._has_callback("on_episode_step")
         events = ("created", "start", "step", "end")
         self._watch_episodes = any(self._has_callback(f"on_episode_{event}") for event in events)
-        # With an opponent the learner plays each group in half of the populations, which have a
-        # sampler of their own: so it learns both sides, and no episode has to be cut.
-        sides: list[str | None] = [None] if self._opponent is None else list(self.groups)
-        each = self.num_envs // len(sides)
+        parts = parts_of_runner(self.config, self._players, self.groups, self._generator)
+        each = self.num_envs // len(parts)
         self._samplers = {
             mine: Sampler(
                 functools.partial(self._make_population, first=number * each),
                 each,
-                self._players(mine),
+                casts,
                 [self._seed, number] if number and self._seed is not None else self._seed,
                 self.config.restart_failed_sub_environments,
+                choose,
                 functools.partial(self._on_event, mine, number * each),
             )
-            for number, mine in enumerate(sides)
+            for number, (mine, casts, choose) in enumerate(parts)
         }
-        self._sampler = self._samplers[sides[0]]
+        self._sampler = next(iter(self._samplers.values()))
         opponents = self.config.evaluation_opponents if self.config.in_evaluation else {}
         self.matches = Matches(
             {name: load_opponent(name, spec, self.groups) for name, spec in opponents.items()}
@@ -223,10 +223,10 @@ class PopulationRunner(EnvRunner):
                 fragment = sampler.sample(num_episodes=share, keep=keep)
             else:
                 continue
-            if mine is not None:  # nobody learns from what the opponent does
-                module_id = self.modules[mine]
-                fragment.columns = {module_id: fragment.columns[module_id]}
-                fragment.agent_steps = {mine: fragment.agent_steps[mine]}
+            learned = self.modules if mine is None else {mine: self.modules[mine]}
+            for name in fragment.columns.keys() - learned.values():
+                del fragment.columns[name]  # nobody learns from what the opponent does
+            fragment.agent_steps = {g: fragment.agent_steps[g] for g in learned}
             fragments[mine] = fragment
         return fragments
 

@@ -17,6 +17,7 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 
+from rllib_mfq.algorithm.casting import shares_won
 from rllib_mfq.algorithm.checkpoint import (
     PROGRESS,
     REPLAY,
@@ -68,7 +69,7 @@ class MFQ(Algorithm):
         config.resolve_groups(lambda: probe(self.env_creator, config.env_config))
         try_networks(config)
         check_fits_this_node(config)
-        for name, spec in config.evaluation_opponents.items():
+        for name, spec in config.opponents.items():
             load_opponent(name, spec, config.groups or {})
         config.freeze()
         self.config = config
@@ -181,8 +182,7 @@ class MFQ(Algorithm):
                 self._learn(updates)
             self._runners.learned += len(arrived)
             local.set_state(self._weights())
-        shares = [e.shares()[b.mine] for b in batches if b.mine is not None for e in b.episodes]
-        self._self_play.end_round(shares, self._agent_steps)
+        self._self_play.end_matches(shares_won(batches, self._self_play.KIND), self._agent_steps)
         local.set_state(self._self_play.for_runners())
         rows = sum(batch.agent_steps() for batch in batches)
         self._log(rows, updates, time.perf_counter() - started, len(played) - len(arrived))
@@ -251,7 +251,7 @@ class MFQ(Algorithm):
         log = self.metrics.log_value
         log_recent(self.metrics, self._episodes)
         for name, value in self._self_play.figures().items():
-            log((SELF_PLAY, name), value, reduce="item")
+            log((SELF_PLAY, *name), value, reduce="item")
         log("agent_steps_sampled_lifetime", self._agent_steps, reduce="item")
         log("agent_steps_per_second", rows / seconds, window=100)
         log("num_updates", updates, reduce="sum")

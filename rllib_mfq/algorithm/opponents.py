@@ -1,8 +1,9 @@
 """Opponents: who plays the other side of a match."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,43 +11,154 @@ import torch
 from rllib_mfq.algorithm.checkpoint import load_modules
 from rllib_mfq.algorithm.pretrained import PREFIX
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
+from rllib_mfq.mean_field.legal import did_you_mean, find
 from rllib_mfq.mean_field.neighborhood import Neighborhood
-from rllib_mfq.population.player import Player
+from rllib_mfq.population.battle_scripts import SCRIPTS
+from rllib_mfq.population.opponent_policy import OpponentPolicy
+from rllib_mfq.population.player import Player, Scene
 from rllib_mfq.population.population import Array, Group
 
 RANDOM = "random"
+NAMES = (RANDOM, *SCRIPTS)
+"""The opponents that are no files; beside them there are `pretrained.names()`."""
 
 
-@dataclass
 class Opponent:
-    """Plays any group of an environment, by modules or by uniform legal actions.
+    """Plays any group of an environment.
 
-    Attributes:
+    Args:
+        name: its name in the results.
         groups: the environment's groups.
-        modules: the module of each group; None for uniform legal actions.
+        modules: the module of each group, or the policy; None for uniform legal actions.
         explore: whether modules draw from the Boltzmann policy at the saved temperature; greedy
             otherwise.
     """
 
-    groups: Mapping[str, Group]
-    modules: Mapping[str, MFQTorchRLModule] | None = None
-    explore: bool = False
+    def __init__(
+        self,
+        name: str,
+        groups: Mapping[str, Group],
+        modules: Mapping[str, MFQTorchRLModule | OpponentPolicy] | None = None,
+        explore: bool = False,
+    ) -> None:
+        self.name, self.groups, self.modules, self.explore = name, groups, modules, explore
 
-    def players(self, generator: torch.Generator) -> dict[str, Player]:
-        """A player for every group; `generator` is the source of its draws."""
-        return {group: self._player(group, generator) for group in self.groups}
+    def players(self, generator: torch.Generator, random_steps: int = 0) -> dict[str, Player]:
+        """A player for every group; `generator` is the source of its draws.
+
+        In the first `random_steps` of every match it plays uniform legal actions, so that greedy
+        agents do not play the same match again and again.
+        """
+        players = {group: self._player(group, generator) for group in self.groups}
+        if not random_steps:
+            return players
+        sizes = {group: int(spaces.action_space.n) for group, spaces in self.groups.items()}
+        return {
+            group: dataclasses.replace(
+                player,
+                act=functools.partial(
+                    _begin_at_random, player, random_steps, sizes[group], generator
+                ),
+                sees=True,
+            )
+            for group, player in players.items()
+        }
 
     def _player(self, group: str, generator: torch.Generator) -> Player:
+        name = f"opponent {self.name}/{group}"
+        size = int(self.groups[group].action_space.n)
         if self.modules is None:
-            size = int(self.groups[group].action_space.n)
             return Player(
-                f"{RANDOM}/{group}",
+                name,
                 lambda obs, mean_actions, mask: random_actions(len(obs), size, mask, generator),
                 Neighborhood("none"),
+                learns=False,
             )
         module = self.modules[group]
+        if isinstance(module, OpponentPolicy):
+            seed = int(torch.randint(2**62, (), generator=generator))
+            act = functools.partial(_act, self.name, module, size, np.random.default_rng(seed))
+            hood = Neighborhood.parse(module.neighborhood)
+            return Player(name, act, hood, sees=True, learns=False)
         act = functools.partial(module.act, explore=self.explore, generator=generator)
-        return module.player(f"opponent/{group}", act)  # of the mean actions it was trained with
+        player = module.player(name, act)  # of the mean actions it was trained with
+        return dataclasses.replace(player, learns=False)
+
+
+def _act(
+    name: str,
+    policy: OpponentPolicy,
+    size: int,
+    rng: np.random.Generator,
+    obs: Array,
+    mean_actions: Array,
+    mask: Array | None,
+    *,
+    scene: Scene,
+) -> Array:
+    """The actions of a policy, checked: it may be anybody's."""
+    actions = policy.act(obs, mean_actions, mask, scene, rng)
+    kind = getattr(getattr(actions, "dtype", None), "kind", type(actions).__name__)
+    if kind not in ("i", "u") or actions.shape != (len(obs),):
+        found = getattr(actions, "shape", kind)
+        raise ValueError(
+            f"opponent {name!r} returned actions of type {kind} and shape {found}; they must be a "
+            f"NumPy array of integers of shape {(len(obs),)}."
+        )
+    low, high = int(actions.min(initial=0)), int(actions.max(initial=0))
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"opponent {name!r} returned actions from {low} to {high}; legal are 0 to {size - 1}."
+        )
+    return actions
+
+
+def _begin_at_random(
+    player: Player,
+    random_steps: int,
+    size: int,
+    generator: torch.Generator,
+    obs: Array,
+    mean_actions: Array,
+    mask: Array | None,
+    *,
+    scene: Scene,
+    **carried: Array,
+) -> Any:
+    """What the player does, but uniform legal actions in the first steps of a match."""
+    seen: dict[str, Any] = {"scene": scene} if player.sees else {}
+    acted = player.act(obs, mean_actions, mask, **seen, **carried)
+    early = scene.steps < random_steps
+    if not early.any():
+        return acted
+    drawn = random_actions(len(obs), size, mask, generator)
+    if player.remembers:
+        return np.where(early, drawn, acted[0]), acted[1]
+    return np.where(early, drawn, acted)
+
+
+def is_named(spec: str) -> bool:
+    """Whether a spec is a name or the path of a class, and no folder's."""
+    return spec in NAMES or spec.startswith(PREFIX) or _is_class_path(spec)
+
+
+def _is_class_path(spec: str) -> bool:
+    module, colon, name = spec.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), name])
+
+
+def _policy_class(name: str, spec: str) -> type[OpponentPolicy]:
+    """The class that `my_package.my_module:MyClass` names, which is imported and not called."""
+    if spec in SCRIPTS:
+        return SCRIPTS[spec]
+    found = find(spec.replace(":", "."))
+    if isinstance(found, type) and issubclass(found, OpponentPolicy):
+        return found
+    missing = ", which cannot be imported" if found is None else ""
+    raise ValueError(
+        f"opponent {name!r} is {spec!r}{missing}; a path must name a class that derives from "
+        "rllib_mfq.OpponentPolicy."
+    )
 
 
 def load_opponent(
@@ -56,23 +168,31 @@ def load_opponent(
 
     Args:
         name: its name in the results.
-        spec: `random`; `pretrained:NAME`, an agent that comes with the package; or the path of
-            a checkpoint: of an algorithm, or of its modules.
+        spec: `random` or one of `SCRIPTS`; `pretrained:NAME`, an agent that comes with the
+            package; `my_package.my_module:MyClass`, an `OpponentPolicy`; or the path of a
+            checkpoint: of an algorithm, or of its modules.
         groups: the environment's groups.
         explore: see `Opponent`.
 
     Raises:
-        ValueError: there is no such checkpoint, or it cannot play a group.
+        ValueError: there is no such opponent, or it cannot play a group.
     """
     if spec == RANDOM:
-        return Opponent(groups)
+        return Opponent(name, groups)
+    if spec in SCRIPTS or (_is_class_path(spec) and not spec.startswith(PREFIX)):
+        policy = _policy_class(name, spec)
+        try:
+            return Opponent(name, groups, {group: policy(group, groups) for group in groups})
+        except ValueError as error:
+            raise ValueError(f"opponent {name!r} is {spec!r}: {error}") from error
     found = load_modules(spec)
     if not found:
         raise ValueError(
-            f"opponent {name!r} is {spec!r}, which is neither 'random' nor the folder of a "
-            f"checkpoint with modules nor '{PREFIX}NAME'."
+            f"opponent {name!r} is {spec!r}{did_you_mean(spec, NAMES)}, which is neither one of "
+            f"{', '.join(NAMES)} nor '{PREFIX}NAME', the folder of a checkpoint with modules, or "
+            "the path of a class, 'my_package.my_module:MyClass'."
         )
-    modules: dict[str, MFQTorchRLModule] = {}
+    modules: dict[str, MFQTorchRLModule | OpponentPolicy] = {}
     for group, spaces in groups.items():
         its_name = group if group in found else next(iter(found)) if len(found) == 1 else None
         if its_name is None:
@@ -92,7 +212,7 @@ def load_opponent(
                 f"group {group!r} has {spaces[0]} and {spaces[1]}."
             )
         modules[group] = module.eval()
-    return Opponent(groups, modules, explore)
+    return Opponent(name, groups, modules, explore)
 
 
 def random_actions(n: int, size: int, mask: Array | None, generator: torch.Generator) -> Array:

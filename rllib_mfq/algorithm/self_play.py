@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ray.rllib.utils.annotations import override
 
 from rllib_mfq.algorithm.setting_types import POSITIVE, SHARE, Kind, check_keys
-from rllib_mfq.mean_field.legal import did_you_mean
+from rllib_mfq.mean_field.legal import did_you_mean, is_number
 from rllib_mfq.population.population import Array
 
 LATEST = "latest"
@@ -19,6 +19,8 @@ SETTINGS: dict[str, dict[str, tuple[Any, Kind]]] = {
     "pool": {"size": (10, POSITIVE), "interval": (500_000, POSITIVE)},
 }
 """The opponents that `self_play` may name, and defaults and kinds of each one's other keys."""
+
+OTHERS = "others"  # a key that all of them may have
 
 OPPONENT = "opponent"  # keys of a runner's state
 OPPONENT_NUMBER = "opponent_number"
@@ -38,7 +40,7 @@ def self_play_settings(self_play: Any) -> dict[str, Any]:
     if not isinstance(self_play, Mapping):
         example = {"opponent": "tracked"}
         raise ValueError(f"self_play is {self_play!r}; it must be a dict such as {example}.")
-    known = ["opponent", *(key for keys in SETTINGS.values() for key in keys)]
+    known = ["opponent", *(key for keys in SETTINGS.values() for key in keys), OTHERS]
     check_keys("self_play", self_play, known)
     legal = ", ".join(SETTINGS)
     if "opponent" not in self_play:
@@ -51,6 +53,9 @@ def self_play_settings(self_play: Any) -> dict[str, Any]:
     for key, value in self_play.items():
         if key == "opponent":
             continue
+        if key == OTHERS:
+            _check_others(name, value)
+            continue
         if key not in kinds:
             raise ValueError(
                 f"self_play has {key} {value!r}, which has no effect on the opponent {name!r}; "
@@ -60,7 +65,32 @@ def self_play_settings(self_play: Any) -> dict[str, Any]:
             kinds[key][1].read(value)
         except ValidationError:
             raise ValueError(f"self_play has {key} {value!r}; {kinds[key][1].text}.") from None
-    return {key: default for key, (default, _) in kinds.items()} | dict(self_play)
+    return {key: default for key, (default, _) in kinds.items()} | {OTHERS: {}} | dict(self_play)
+
+
+def _check_others(opponent: str, others: Any) -> None:
+    """Raises a ValueError unless `others` gives a part of the matches away."""
+    example = {"still": 0.1, "rush": 0.1}
+    if not isinstance(others, Mapping) or not all(isinstance(name, str) for name in others):
+        raise ValueError(
+            f"self_play has others {others!r}; it must be a dict of shares such as {example}."
+        )
+    for name, share in others.items():
+        if not is_number(share, 0, 1) or not share:
+            raise ValueError(
+                f"self_play has others with {name!r}: {share!r}; a share of the matches must be a "
+                "number above 0 and below 1."
+            )
+        if name in SETTINGS and (name != LATEST or opponent == LATEST):
+            raise ValueError(
+                f"self_play has the opponent {opponent!r} and others with {name!r}; of what it "
+                f"makes of the learner, others may name {LATEST!r} only, and not twice."
+            )
+    if sum(others.values()) > 1 - 1e-9:
+        raise ValueError(
+            f"self_play has others {others!r}, whose shares sum to {sum(others.values()):g}; it "
+            f"must be below 1, for the rest is for {opponent!r}."
+        )
 
 
 class SelfPlay:
@@ -87,7 +117,8 @@ class SelfPlay:
         self, settings: Mapping[str, Any], seed: int | None, window: int, learner: Learner
     ) -> None:
         self._settings, self._seed, self._learner = settings, seed, learner
-        self._shares: deque[float] = deque(maxlen=window)
+        self._window, self._shares = window, deque[float](maxlen=window)
+        self._others: dict[str, deque[float]] = {}
         self.weights: Weights = {}
         self.number = 1
         self.opponents = 0
@@ -105,24 +136,45 @@ class SelfPlay:
         """
         self._shares += shares
 
+    def end_matches(self, shares: Mapping[str, Sequence[float]], agent_steps: int) -> None:
+        """Ends a round; `shares` are by opponent, its own one under `KIND`, see `end_round`."""
+        self._count_others({name: won for name, won in shares.items() if name != self.KIND})
+        self.end_round(shares.get(self.KIND, []), agent_steps)
+
+    def _count_others(self, shares: Mapping[str, Sequence[float]]) -> None:
+        for name, more in shares.items():
+            self._others.setdefault(name, deque(maxlen=self._window)).extend(more)
+
     def for_runners(self) -> dict[str, Any]:
         """The opponent as part of a runner's state."""
         return {OPPONENT: self.weights, OPPONENT_NUMBER: self.number}
 
-    def figures(self) -> dict[str, float]:
-        """What to report of an opponent: `opponents`, and `win_rate` once a match has ended."""
-        if not self.weights:
-            return {}
-        rate = {"win_rate": float(np.mean(self._shares))} if self._shares else {}
-        return {"opponents": self.opponents, **rate}
+    def figures(self) -> dict[tuple[str, ...], float]:
+        """What to report: of an opponent `opponents` and, once a match has ended, `win_rate`.
+
+        Of others `win_rates/<name>`.
+        """
+        found: dict[tuple[str, ...], float] = {
+            ("win_rates", name): float(np.mean(s)) for name, s in self._others.items() if s
+        }
+        if self.weights:
+            found["opponents",] = self.opponents
+            if self._shares:
+                found["win_rate",] = float(np.mean(self._shares))
+        return found
 
     def get_state(self) -> dict[str, Any]:
         """Everything needed to go on exactly as before."""
-        return {"kind": self.KIND, "weights": self.weights, "shares": list(self._shares)}
+        others = {name: list(shares) for name, shares in self._others.items()}
+        state = {"kind": self.KIND, "weights": self.weights, "shares": list(self._shares)}
+        return state | {OTHERS: others}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores `get_state`; of another kind, the opponent begins as the restored learner."""
         self._shares.clear()
+        self._others.clear()
+        known = self._settings.get(OTHERS, {})  # of a run with other ones, these are not reported
+        self._count_others({n: s for n, s in state.get(OTHERS, {}).items() if n in known})
         self.number += 1
         if state.get("kind") == self.KIND:
             self._shares += state["shares"]

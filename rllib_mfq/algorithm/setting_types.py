@@ -117,7 +117,8 @@ NUMBER_TYPE = Kind(
     Annotated[Any, AfterValidator(_number_type)],
 )
 OPPONENTS = Kind(
-    "it must be a dict {name: opponent}, each opponent 'random' or the path of a checkpoint",
+    "it must be a dict {name: opponent}, each opponent a name such as 'random' or 'rush', the path "
+    "of a checkpoint, or that of a class, 'my_package.my_module:MyClass'",
     dict[Any, pydantic.StrictStr],
 )
 

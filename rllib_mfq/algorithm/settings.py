@@ -160,7 +160,10 @@ class MFQSettings(AlgorithmConfig):
                 `{opponent: pool, size: 10, interval: 500_000}`, one of the last `size` snapshots
                 of the learner, taken every `interval` rows and drawn anew after training steps
                 in which an episode ended. Against an opponent the learner plays each group in
-                half of the environments and learns only from its own rows.
+                half of the environments and learns only from its own rows. Each may have
+                `others: {still: 0.1, rush: 0.1}`: shares of the matches that are played against
+                whoever `evaluation_opponents` could name, or `latest`, drawn for each match
+                of each environment.
             num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must have
                 been given before it is learned from.
             time_limit_s: seconds of training, as `time_total_s` counts them, after which an
@@ -183,9 +186,11 @@ class MFQSettings(AlgorithmConfig):
         """Sets how MFQ is evaluated: greedily, unless `evaluation_config` sets `explore`.
 
         Args:
-            evaluation_opponents: `{name: "random" or the path of a checkpoint}`. Evaluation
-                then plays `evaluation_duration` matches against each, half of them on each
-                side, and logs `win_rate/<name>`, a draw counting a half.
+            evaluation_opponents: `{name: opponent}`, each one `random`, `still`, `rush`, `hold`,
+                `flee`, `pretrained:NAME`, the path of a checkpoint, or that of a class of one's
+                own, `my_package.my_module:MyClass`. Evaluation then plays `evaluation_duration`
+                matches against each, half of them on each side, and logs `win_rate/<name>`, a draw
+                counting a half.
             **kwargs: RLlib's own.
         """
         if kwargs.get("evaluation_config", {}) is None:

@@ -130,7 +130,7 @@ def check_settings(config: Any) -> None:
                 f"evaluation_duration is {duration!r} {unit}; with evaluation_opponents it must "
                 "be a number of episodes."
             )
-    if config.has_opponent and config.num_envs_per_env_runner % 2:
+    if config.has_opponent and not config.others and config.num_envs_per_env_runner % 2:
         raise ValueError(
             f"num_envs_per_env_runner is {config.num_envs_per_env_runner}; with an opponent in "
             "self_play it must be even, for the learner plays each group in half of them."
@@ -154,7 +154,8 @@ def check_environment(config: Any, first: Mapping[str, Rows]) -> None:
                 f"neighborhood is {config.neighborhood!r}, which needs {needs}, but group "
                 f"{group!r} of the environment gives none; use 'group', 'none' or 'all'."
             )
-    duels = {"self_play": config.has_opponent, "evaluation_opponents": config.evaluation_opponents}
+    duels = {"self_play": config.has_opponent or config.others}
+    duels["evaluation_opponents"] = config.evaluation_opponents
     for key, is_set in duels.items():
         if is_set and len(first) != 2:
             raise ValueError(
@@ -164,9 +165,10 @@ def check_environment(config: Any, first: Mapping[str, Rows]) -> None:
     rows_of_module = dict.fromkeys(config.policies, 0)
     for group, module_id in modules_of_groups(config).items():
         count = len(first[group].ids) * config.num_envs_per_env_runner
-        # With an opponent a fragment holds one group, of half of the environments.
-        others, half = rows_of_module[module_id], count // 2
-        rows_of_module[module_id] = max(others, half) if config.has_opponent else others + count
+        # With an opponent alone a fragment holds one group, of half of the environments.
+        more, half = rows_of_module[module_id], count // 2
+        halved = config.has_opponent and not config.others
+        rows_of_module[module_id] = max(more, half) if halved else more + count
     length = config.get_rollout_fragment_length()
     by_rows = config.count_steps_by == "agent_steps"
     learners = max(1, config.num_learners)

@@ -22,6 +22,7 @@ from rllib_mfq.algorithm.match import play_episodes, play_step
 from rllib_mfq.algorithm.opponents import RANDOM, load_opponent
 from rllib_mfq.arena.provenance import provenance
 from rllib_mfq.arena.statistics import Pair, count, rate
+from rllib_mfq.mean_field.legal import check_integer
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
 from rllib_mfq.population.population import Group, Population, close
@@ -43,6 +44,7 @@ class Tournament:
     seed: int
     matches: int  # of each pair
     explore: bool  # whether the agents drew from their Boltzmann policies
+    random_steps: int  # of every match that were played at random
 
     def content(self) -> dict[str, Any]:
         """Everything, and the provenance, as plain data."""
@@ -74,6 +76,7 @@ def play_tournament(
     matches: int = 20,
     seed: int = 0,
     explore: bool = False,
+    random_steps: int = 0,
     processes: int | None = None,
     pairs: Sequence[tuple[int, int]] | None = None,
     on_matches: Callable[[int, int], None] = lambda done, total: None,
@@ -91,6 +94,9 @@ def play_tournament(
         matches: of each pair, an even number.
         seed: of the environments and of draws.
         explore: whether agents draw from their Boltzmann policies; greedy otherwise.
+        random_steps: how many steps both sides play at random when a match begins. Greedy agents
+            else play much the same match again and again, and many of them say little more than
+            one: `seed` and this are the seeds of execution, apart from those of training.
         processes: how many play; by default one per core. Two or more are started with
             `spawn`, so that a script needs `if __name__ == "__main__"` around its start.
         pairs: those that meet, by their places in `agents`; all pairs by default.
@@ -100,6 +106,7 @@ def play_tournament(
         ValueError: something cannot be played; raised before the first match.
     """
     _check_numbers(matches, seed, processes)
+    check_integer("random_steps", random_steps, 0)
     names, specs = list(agents), list(agents.values())
     pairs = _checked_pairs(names, pairs)
     ours = {"env": ENV, "env_config": ENV_CONFIG}
@@ -114,7 +121,7 @@ def play_tournament(
 
     groups = _check_agents(agents, make, described, explore)
     maker = cloudpickle.dumps(make)  # other processes do not know the registered environments
-    play = functools.partial(_play_half, maker, groups, explore, matches // 2)
+    play = functools.partial(_play_half, maker, groups, explore, random_steps, matches // 2)
     halves = {
         (a, b): functools.partial(play, _seed(seed, (a, b)), specs[a], specs[b])
         for pair in pairs
@@ -129,7 +136,8 @@ def play_tournament(
     anchor = next((name for name, spec in agents.items() if spec == RANDOM), None)
     ratings = rate(names, counted, anchor)
     names.sort(key=lambda name: -ratings[name])
-    return Tournament(names, counted, ratings, described, arguments, seed, matches, explore)
+    how = (seed, matches, explore, random_steps)
+    return Tournament(names, counted, ratings, described, arguments, *how)
 
 
 def _check_numbers(matches: int, seed: int, processes: int | None) -> None:
@@ -209,6 +217,7 @@ def _play_half(
     maker: bytes,
     groups: Mapping[str, Group],
     explore: bool,
+    random_steps: int,
     matches: int,
     seed: int,
     first: str,
@@ -218,7 +227,7 @@ def _play_half(
     make = cloudpickle.loads(maker)
     generator = torch.Generator().manual_seed(seed)
     players = {
-        group: load_opponent(spec, spec, groups, explore).players(generator)[group]
+        group: load_opponent(spec, spec, groups, explore).players(generator, random_steps)[group]
         for group, spec in zip(groups, (first, second), strict=True)
     }
     threads = torch.get_num_threads()

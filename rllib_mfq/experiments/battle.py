@@ -42,6 +42,7 @@ def reproduce(
     out: Path,
     seeds: int = 5,
     matches: int = 50,
+    random_steps: int = 0,
     rows: int | None = None,
     variations: bool = False,
     pretrained: Path | None = None,
@@ -50,6 +51,7 @@ def reproduce(
 ) -> list[dict[str, Any]]:
     """Trains both methods, plays every agent against every other and against random play.
 
+    Every match begins with `random_steps` of both sides, see `play_tournament`.
     `variations` asks for `VARIATIONS`, too, each against independent Q-learning and random play.
     The best rated agent of each method is written into the folder `pretrained`, if there is one.
     """
@@ -59,7 +61,11 @@ def reproduce(
     runs = train(EXAMPLE, variants | tried, out / "runs" / "battle", stop, processes)
     specs = {name: str(run.checkpoint) for name, run in runs.items()} | {RANDOM: RANDOM}
     play = functools.partial(
-        play_tournament, matches=matches, processes=processes, on_matches=on_matches
+        play_tournament,
+        matches=matches,
+        random_steps=random_steps,
+        processes=processes,
+        on_matches=on_matches,
     )
     played = play({name: specs[name] for name in [*variants, RANDOM]})
     content = played.content() | {"command": "rllib reproduce battle"}

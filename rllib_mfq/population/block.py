@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rllib_mfq.population.fragment import Episode
-from rllib_mfq.population.player import Player
+from rllib_mfq.population.player import Player, Scene
 from rllib_mfq.population.population import Array, Group, PopulationError, Rows
 from rllib_mfq.population.waiting import Waiting
 
@@ -89,8 +89,8 @@ class Block:
         self.waiting.move(rows)
         self.start, self.stop, self.end = 0, rows, end
 
-    def act(self) -> None:
-        """Chooses the actions of the rows that act now."""
+    def act(self, scene: Scene | None) -> None:
+        """Chooses the actions of the rows that act now; `scene` is for a player that sees one."""
         if self.stop == self.start:
             return
         now = slice(self.start, self.stop)
@@ -102,11 +102,12 @@ class Block:
             act, count = player.act_together, len(self.names)
             crowds = [self.population[g] * count + index for index, g in enumerate(self.names)]
             given.append(np.concatenate(crowds))
+        more: dict[str, Any] = {} if scene is None else {"scene": scene}
         if not player.remembers:
-            data["actions"][now] = act(*given)
+            data["actions"][now] = act(*given, **more)
             return
-        carried = {name: data[name][now] for name in player.carried}
-        data["actions"][now], remembered = act(*given, **carried)
+        more |= {name: data[name][now] for name in player.carried}
+        data["actions"][now], remembered = act(*given, **more)
         for name, values in remembered.items():
             data[name][now] = values
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from rllib_mfq.mean_field.neighborhood import GroupActions
 from rllib_mfq.population.block import Arrival, Block
+from rllib_mfq.population.casts import Cast, Casts
 from rllib_mfq.population.fragment import Episode, Fragment, Link, are_alike
 from rllib_mfq.population.guard import Guard, place
-from rllib_mfq.population.player import Player
-from rllib_mfq.population.population import Array, Population, PopulationError, Rows
+from rllib_mfq.population.population import Array, Population, Rows
 
 
 class Sampler:
@@ -25,11 +24,13 @@ class Sampler:
     Args:
         make_population: makes the population with a given index.
         num_envs: E, how many.
-        players: who plays each group; the groups of one player share its columns.
+        players: who plays each group; the groups of one player share its columns. Where several
+            casts are given, each population has one of them for an episode.
         seed: of the populations; None draws one.
         restart_failed: if the `reset` or `step` of a population raises, do not pass the error
             on, but make the population anew and drop its episode's rows of the current fragment.
             If a population fails twice within a fragment, its error is passed on all the same.
+        choose: of several casts, the number of the one that plays an episode which begins.
         on_event: called as `on_event(event, episode)` with `created`, `start` (reset), `step`
             and `end`.
     """
@@ -38,31 +39,26 @@ class Sampler:
         self,
         make_population: Callable[[int], Population],
         num_envs: int,
-        players: Mapping[str, Player],
+        players: Cast | Sequence[Cast],
         seed: int | Sequence[int] | None = None,
         restart_failed: bool = False,
+        choose: Callable[[Episode], int] = lambda episode: 0,
         on_event: Callable[[str, Episode], None] = lambda event, episode: None,
     ) -> None:
-        self._on_event = on_event
+        self._on_event, self._choose = on_event, choose
         self._guard = Guard(make_population, num_envs, seed, restart_failed)
         self.populations, self.groups = self._guard.populations, self._guard.groups
         self.assign(players)
+        self._numbers = np.arange(num_envs + 1)
         self._rows: dict[tuple[int, str], Rows] = {}
         self._name = ""  # of the latest fragment
         self._episodes_begun = 0
 
-    def assign(self, players: Mapping[str, Player]) -> None:
+    def assign(self, players: Cast | Sequence[Cast]) -> None:
         """Hands the groups to (other) players; all episodes start anew."""
-        self.players = dict(players)
-        groups_of: dict[str, list[str]] = {}
-        for group in self.groups:
-            groups_of.setdefault(self.players[group].name, []).append(group)
-        blocks = {
-            name: Block(self.players[groups[0]], self.groups, groups)
-            for name, groups in groups_of.items()
-        }
-        self._blocks = list(blocks.values())
-        self._block_of = {group: blocks[self.players[group].name] for group in self.groups}
+        casts = [players] if isinstance(players, Mapping) else players
+        self.players = dict(casts[0])
+        self._casts = Casts(self.groups, casts)
         self._episodes: dict[int, Episode] = {}  # that are being played, per population
 
     def sample(
@@ -107,13 +103,13 @@ class Sampler:
         try:
             if num_episodes or fresh or not self._episodes:
                 self._episodes, follows = {}, ""
-                for block in self._blocks:
+                for block in self._casts.blocks:
                     block.start = block.stop = block.end = 0
                     block.waiting.forget()
                 everyone = range(len(self.populations))
                 self._arrive([arrival for i in everyone for arrival in self._begin(i, fragment)])
             else:
-                for block in self._blocks:
+                for block in self._casts.blocks:
                     block.rewind()
             steps = 0
             while (
@@ -128,10 +124,10 @@ class Sampler:
             raise
         fragment.agent_steps = self._num_rows()
         if keep:
-            fragment.columns = {block.player.name: block.columns() for block in self._blocks}
+            fragment.columns = {block.player.name: block.columns() for block in self._casts.blocks}
             fragment.links = {
                 block.player.name: Link(self._name, follows, block.stop - block.start)
-                for block in self._blocks
+                for block in self._casts.blocks
             }
         return fragment
 
@@ -141,67 +137,30 @@ class Sampler:
 
     def _step(self, fragment: Fragment, keep: bool) -> None:
         """Plays one step of every population that has an episode."""
-        for block in self._blocks:
+        for block in self._casts.blocks:
             if not keep and block.start > block.capacity // 2:
                 block.rewind()
-        self._choose_actions()
-        bounds: dict[str, Array] = {}  # [E + 1] where each population's rows begin
-        for group, block in self._block_of.items():
-            rows = block.slices[group]
-            block.data["loss_mask"][rows] = True
-            ends = np.searchsorted(block.population[group], np.arange(len(self.populations) + 1))
-            self._count(group, slice(None), np.diff(ends))
-            bounds[group] = ends + rows.start
+        self._casts.act(self._rows, self._episodes)
+        bounds: dict[tuple[str, str], Array] = {}  # [E + 1] where each population's rows begin
+        for block in self._casts.blocks:
+            for group in block.names:
+                rows = block.slices[group]
+                block.data["loss_mask"][rows] = True
+                ends = np.searchsorted(block.population[group], self._numbers)
+                if block.player.learns:
+                    self._count(group, slice(None), np.diff(ends))
+                bounds[block.player.name, group] = ends + rows.start
         arrivals: list[Arrival] = []
         for index in sorted(self._episodes):
-            where = {g: slice(int(b[index]), int(b[index + 1])) for g, b in bounds.items()}
+            where = {}
+            for group in self.groups:
+                starts = bounds[self._block(index, group).player.name, group]
+                where[group] = slice(int(starts[index]), int(starts[index + 1]))
             arrivals += self._advance(index, fragment, where)
         self._arrive(arrivals)
 
-    def _choose_actions(self) -> None:
-        """Runs the inner loop of Algorithm 1: actions and mean actions in turn."""
-        for iteration in range(max(p.mean_action_iterations for p in self.players.values())):
-            for block in self._blocks:
-                if iteration < block.player.mean_action_iterations:
-                    if iteration:
-                        now = slice(block.start, block.stop)
-                        block.data["mean_actions"][now] = block.data["next_mean_actions"][now]
-                    block.act()
-            played = {group: self._played(group) for group in self.groups}
-            for group, block in self._block_of.items():
-                others = [played[other] for other in self.groups if other != group]
-                means = block.player.neighborhood.mean_actions(played[group], others)
-                block.data["next_mean_actions"][block.slices[group]] = means
-
-    def _played(self, group: str) -> GroupActions:
-        """What the agents of a group have just played, and what their neighbourhood needs."""
-        block = self._block_of[group]
-        needs = block.player.neighborhood.needs
-        given: dict[str, Array] = {}
-        if needs:
-            given[needs] = self._needed(group, needs)
-        actions = block.data["actions"][block.slices[group]]
-        num_actions = int(self.groups[group].action_space.n)
-        return GroupActions(actions, num_actions, block.population[group], **given)
-
-    def _needed(self, group: str, needs: str) -> Array:
-        """The positions of the agents of a group, or the edges between their rows."""
-        playing = sorted(self._episodes)
-        here = {i: self._rows[i, group] for i in playing if len(self._rows[i, group].ids)}
-        parts = {index: getattr(rows, needs) for index, rows in here.items()}
-        for index, part in parts.items():
-            finite = part is not None and np.isfinite(part).all(axis=1)
-            if not np.all(finite):
-                found = "None" if part is None else f"{part[np.argmin(finite)]} for a row"
-                where = place(index, self._episodes[index].length, group)
-                kind = self.players[group].neighborhood.kind
-                raise PopulationError(
-                    f"{where}: {needs} is {found}; the neighborhood {kind!r} needs finite numbers."
-                )
-        if needs == "edges":  # they number the rows of one population
-            starts = np.cumsum([0, *(len(rows.ids) for rows in here.values())])
-            parts = dict(enumerate(p + s for p, s in zip(parts.values(), starts, strict=False)))
-        return np.concatenate(list(parts.values())) if parts else np.zeros((0, 2), np.int64)
+    def _block(self, index: int, group: str) -> Block:
+        return self._casts.block(index, group)
 
     def _num_rows(self) -> dict[str, int]:
         """The rows to learn from so far, per group."""
@@ -215,13 +174,14 @@ class Sampler:
     def _begin(self, index: int, fragment: Fragment) -> list[Arrival]:
         """Starts the next episode of a population, if one is due."""
         self._episodes.pop(index, None)
-        for block in self._blocks:
+        for block in self._casts.blocks:
             block.waiting.forget(index)
         for counts in self._rows_of_episode.values():
             counts[index] = 0
         if self._to_begin[index] == 0:
             return []
         episode = Episode(self._episodes_begun, index, dict.fromkeys(self.groups, 0.0))
+        self._casts.give(index, self._choose(episode))
         self._on_event("created", episode)
         start = self._guard.reset(index)
         if start is None:
@@ -240,7 +200,8 @@ class Sampler:
     def _advance(self, index: int, fragment: Fragment, where: dict[str, slice]) -> list[Arrival]:
         """Plays one step of one population, whose rows in the current blocks are at `where`."""
         episode = self._episodes[index]
-        actions = {group: self._block_of[group].data["actions"][r] for group, r in where.items()}
+        blocks = {group: self._block(index, group) for group in where}
+        actions = {group: blocks[group].data["actions"][rows] for group, rows in where.items()}
         steps = self._guard.step(episode, actions)
         if steps is None:
             self._drop(episode, fragment)
@@ -249,7 +210,7 @@ class Sampler:
         fragment.env_steps += 1
         arrivals = []
         for group, rows in where.items():
-            step, block = steps[group], self._block_of[group]
+            step, block = steps[group], blocks[group]
             block.data["rewards"][rows] = step.rewards
             block.data["terminateds"][rows] = step.terminated
             episode.pay(group, block.data["agent_index"][rows], step)
@@ -263,7 +224,8 @@ class Sampler:
                 acted = (index, group, step, rows)
                 here = place(index, episode.length, group)
                 source, closing, more = block.waiting.settle(*acted, block.data, here)
-                self._count(group, index, more)
+                if block.player.learns:
+                    self._count(group, index, more)
             arrival = Arrival(episode, group, source, step.rows)
             arrivals.append(self._close(arrival, closing) if closing.any() else arrival)
         self._on_event("step", episode)
@@ -279,7 +241,7 @@ class Sampler:
         """Forgets an episode whose population raised: nobody learns from it, another one is due."""
         fragment.failures += 1
         self._to_begin[episode.env_index] += 1
-        for block in self._blocks:
+        for block in self._casts.blocks:
             block.drop(episode)
         for group, counts in self._rows_of_episode.items():
             self._rows_played[group][episode.env_index] -= counts[episode.env_index]
@@ -287,7 +249,7 @@ class Sampler:
     def _close(self, arrival: Arrival, closing: Array) -> Arrival:
         """Writes the rows that observe for the last time, and returns those that go on."""
         episode, group, source, rows = arrival.episode, arrival.group, arrival.source, arrival.rows
-        block = self._block_of[group]
+        block = self._block(episode.env_index, group)
         last = Arrival(episode, group, source[closing], rows.select(closing))
         (where,) = block.write(group, [last])
         obs = block.data["obs"]
@@ -300,10 +262,15 @@ class Sampler:
 
     def _arrive(self, arrivals: list[Arrival]) -> None:
         """Writes the next block: the rows that act in the next step."""
-        for block in self._blocks:
+        for block in self._casts.blocks:
             block.start = block.end
             for group in block.names:
-                mine = [arrival for arrival in arrivals if arrival.group == group]
+                mine = [
+                    arrival
+                    for arrival in arrivals
+                    if arrival.group == group
+                    and self._block(arrival.episode.env_index, group) is block
+                ]
                 first, wheres = block.end, block.write(group, mine)
                 for each, where in zip(mine, wheres, strict=True):
                     index, out = each.episode.env_index, block.data["obs"][where]

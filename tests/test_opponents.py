@@ -1,0 +1,331 @@
+"""Opponents by name: what the scripts do, seen by playing, and what is refused."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from small_battles import SIZE, small_battle
+
+from rllib_cli.command import main
+from rllib_mfq import OpponentPolicy, magent2
+from rllib_mfq.algorithm.match import play_episodes
+from rllib_mfq.algorithm.opponents import NAMES, load_opponent
+from rllib_mfq.arena.tournament import play_tournament
+from rllib_mfq.population import battle_scripts
+from rllib_mfq.population.battle_scripts import ATTACKS, MOVES, SCRIPTS, STAY
+from rllib_mfq.population.player import Scene
+from rllib_mfq.population.sampler import Sampler
+
+OPEN = {"map_size": 16, "max_cycles": 60}  # 6 against 6
+
+
+def view(population, group, n):
+    out = np.empty((n, *population.groups[group].observation_space.shape), np.float32)
+    population.observe(group, out)
+    return out
+
+
+def stay(rows):
+    return {group: np.full(len(each.ids), STAY, np.int32) for group, each in rows.items()}
+
+
+def test_a_move_leads_where_it_says():
+    population = magent2("battle_v4", **OPEN)
+    moved = 0
+    for action, move in enumerate(MOVES):
+        rows = population.reset(seed=0)
+        actions = stay(rows)
+        actions["red"][3] = action  # beside it there is room on most sides
+        after = population.step(actions)["red"].rows.positions[3]
+        way = after - rows["red"].positions[3]
+        assert way.tolist() in (move.tolist(), [0, 0])  # [0, 0] if the cell is taken
+        moved += bool(np.any(way))
+    assert moved >= 9
+
+
+def meet(population):
+    """Lets everybody run until a red and a blue agent are neighbours; returns the rows."""
+    players = {
+        group: load_opponent("rush", "rush", population.groups).players(torch.Generator())[group]
+        for group in population.groups
+    }
+    rows = population.reset(seed=0)
+    for step in range(30):
+        if len(near := neighbours(rows)):
+            return rows, near[0]
+        actions = {}
+        for group, player in players.items():
+            scene = scene_of(rows, group, step)
+            seen = view(population, group, len(rows[group].ids))
+            actions[group] = player.act(seen, None, None, scene=scene).astype(np.int32)
+        rows = {group: step.rows for group, step in population.step(actions).items()}
+    raise AssertionError("nobody met anybody")
+
+
+def scene_of(rows, group, step=0):
+    n = len(rows[group].ids)
+    (other,) = set(rows) - {group}
+
+    def places(of):
+        positions = rows[of].positions
+        return np.zeros(len(positions), np.int64), positions
+
+    zeros = np.zeros(n, np.int64)
+    return Scene(group, zeros + step, zeros, lambda: places(group), lambda: places(other))
+
+
+def neighbours(rows):
+    """Pairs (red, blue) of rows whose agents are next to each other."""
+    ways = rows["blue"].positions[None] - rows["red"].positions[:, None]
+    return np.argwhere(np.abs(ways).max(axis=2) == 1)
+
+
+def test_an_attack_takes_health_from_its_target_and_from_nobody_else():
+    population = magent2("battle_v4", **OPEN)
+    rows, (red, blue) = meet(population)
+    way = rows["blue"].positions[blue] - rows["red"].positions[red]
+    number = int(np.flatnonzero((way == ATTACKS).all(axis=1))[0])
+
+    def health():
+        return view(population, "blue", len(rows["blue"].ids))[:, 6, 6, 2]
+
+    before, actions = health(), stay(rows)
+    actions["red"][red] = len(MOVES) + number
+    rows = {group: step.rows for group, step in population.step(actions).items()}
+    lost = before - health()
+    assert lost[blue] == pytest.approx(0.2, abs=0.02)  # 2 of 10 points; 0.1 are recovered
+    assert (np.delete(lost, blue) <= 0).all()
+
+
+def test_the_engine_names_the_same_attacks():
+    population = magent2("battle_v4", **OPEN)
+    population.reset(seed=0)
+    first, cells = population._engine.get_view2attack(population._handles["red"])
+    assert first == len(MOVES)
+    for number, (x, y) in enumerate(ATTACKS):
+        assert cells[6 + y, 6 + x] == number
+    assert (cells >= 0).sum() == len(ATTACKS)
+
+
+def played(red, blue, env="battle_v4", seed=0, **env_config):
+    """The first match and the positions at every step, `[{group: [n, 2]}]`."""
+    make = lambda index: magent2(env, **(OPEN | env_config))  # noqa: E731 - made at every call
+    groups = make(0).groups
+    generator = torch.Generator().manual_seed(seed)
+    players = {
+        group: load_opponent(spec, spec, groups).players(generator)[group]
+        for group, spec in zip(groups, (red, blue), strict=True)
+    }
+    (match,) = play_episodes(make, players, 1, seed=seed)
+    return match
+
+
+def test_rushing_kills_all_who_stand_still_or_run_away_and_those_who_hold_kill_some():
+    for victim in ("still", "flee"):
+        for red, blue in (("rush", victim), (victim, "rush")):
+            match = played(red, blue, max_cycles=300)
+            mine, theirs = [match.result["kills"][g] for g in ("red", "blue")][
+                :: 1 if red == "rush" else -1
+            ]
+            assert (mine, theirs) == (6, 0), (red, blue)
+    assert played("rush", "hold").result["kills"]["blue"] > 0
+    assert played("hold", "still").result["kills"] == {"red": 0, "blue": 0}
+
+
+def test_who_does_nothing_stays_and_who_flees_gets_farther():
+    for name, expected in (("still", 0), ("hold", 0), ("flee", 1), ("rush", -1)):
+        sampler = Sampler(
+            lambda index: magent2("battle_v4", **(OPEN | {"map_size": 24})),
+            2,
+            {
+                group: load_opponent(who, who, magent2("battle_v4", **OPEN).groups).players(
+                    torch.Generator().manual_seed(0)
+                )[group]
+                for group, who in (("red", name), ("blue", "still"))
+            },
+            0,
+        )
+        sampler.sample(num_steps=1)
+        start = distance(sampler)
+        sampler.sample(num_steps=3)
+        assert np.sign(distance(sampler) - start) == expected, name
+
+
+def distance(sampler):
+    """The mean way of red agents to the nearest blue one."""
+    reds = [sampler._rows[i, "red"].positions for i in range(2)]
+    blues = [sampler._rows[i, "blue"].positions for i in range(2)]
+    ways = [
+        np.linalg.norm(r[:, None] - b[None], axis=2).min(axis=1).mean()
+        for r, b in zip(reds, blues, strict=True)
+    ]
+    return round(float(np.mean(ways)), 6)
+
+
+def test_the_way_to_the_nearest_enemy_equals_a_loop_over_agents():
+    rng = np.random.default_rng(0)
+    population = np.repeat([0, 2, 5], [4, 3, 5])
+    theirs = np.repeat([0, 5, 7], [3, 6, 2])  # nobody is left in population 2
+    here, there = rng.integers(0, 40, (12, 2)), rng.integers(0, 40, (11, 2))
+    scene = Scene(
+        "red", population * 0, population, lambda: (population, here), lambda: (theirs, there)
+    )
+    for row, way in enumerate(scene.to_nearest):
+        lengths = [
+            np.linalg.norm(there[k] - here[row]) for k in range(11) if theirs[k] == population[row]
+        ]
+        if lengths:
+            assert np.linalg.norm(way) == pytest.approx(min(lengths))
+        else:
+            assert np.isnan(way).all()
+
+
+def test_the_weakest_is_hit_first_and_a_taken_cell_is_not_entered():
+    obs = np.zeros((1, 13, 13, 5), np.float32)
+    for number, health in ((1, 0.8), (4, 0.3), (6, 1.0)):
+        x, y = ATTACKS[number]
+        obs[0, 6 + y, 6 + x, 3:] = 1.0, health
+    groups = magent2("battle_v4", **OPEN).groups
+    rush = battle_scripts.Rush("red", groups)
+    scene = Scene(
+        "red",
+        *[np.zeros(1, int)] * 2,
+        lambda: (np.zeros(1, int), np.zeros((1, 2))),
+        lambda: (np.zeros(1, int), np.array([[9.0, 0.0]])),
+    )
+    rng = np.random.default_rng(0)
+    assert rush.act(obs, None, None, scene, rng) == len(MOVES) + 4
+    obs[:] = 0
+    assert MOVES[rush.act(obs, None, None, scene, rng)[0]].tolist() == [2, 0]
+    obs[0, 6, 8, 1] = 1.0  # a friend
+    assert MOVES[rush.act(obs, None, None, scene, rng)[0]].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_a_script_that_does_not_fit_is_one_sentence(name):
+    for env, config in (("adversarial_pursuit_v4", {}), ("battle_v4", {"minimap_mode": True})):
+        groups = magent2(env, map_size=24, **config).groups
+        with pytest.raises(ValueError, match=rf"opponent 'x' is '{name}': it plays MAgent2's batt"):
+            load_opponent("x", name, groups)
+
+
+class Kiter(OpponentPolicy):
+    """Sees everything that there is."""
+
+    neighborhood = "all"
+
+    def act(self, obs, mean_actions, action_mask, scene, rng):
+        n = len(obs)
+        assert mean_actions.shape == (n, 42) and scene.positions.shape == (n, 2)
+        assert scene.group == self.group and scene.steps.shape == scene.population.shape == (n,)
+        assert (np.diff(scene.population) >= 0).all()
+        return rng.integers(0, 21, n)
+
+
+class Broken(OpponentPolicy):
+    def act(self, obs, mean_actions, action_mask, scene, rng):
+        return np.full(len(obs), 21)
+
+
+class Unfit(OpponentPolicy):
+    def act(self, obs, mean_actions, action_mask, scene, rng):
+        return [0] * len(obs)
+
+
+def test_ones_own_by_path_plays_wherever_a_name_does():
+    path = f"{__name__}:Kiter"
+    agents = {name: name for name in ("random", "still")} | {"mine": path}
+    result = play_tournament(agents, "battle_v4", SIZE, matches=2, processes=1)
+    assert {*result.agents} == {"random", "still", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("os:system", "must name a class that derives from rllib_mfq.OpponentPolicy"),
+        (f"{__name__}:Nobody", "which cannot be imported"),
+        ("no.such.module:Kiter", "which cannot be imported"),
+        ("rusch", "did you mean 'rush'"),
+        ("os.system", "neither one of random, still, rush, hold, flee"),
+    ],
+)
+def test_what_is_no_opponent_is_refused_before_anything_is_called(spec, words):
+    with pytest.raises(ValueError, match=words):
+        load_opponent("x", spec, magent2("battle_v4", **SIZE).groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("Broken", "actions from 0 to 21; legal are 0 to 20"), ("Unfit", "type list")],
+)
+def test_wrong_actions_of_ones_own_are_one_sentence(name, words):
+    with pytest.raises(ValueError, match=words):
+        play_tournament(
+            {"x": f"{__name__}:{name}", "y": "still"}, "battle_v4", SIZE, matches=2, processes=1
+        )
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
+def test_they_evaluate_on_both_stacks(build, old):
+    opponents = {name: name for name in NAMES} | {"mine": f"{__name__}:Kiter"}
+    config = small_battle(old=old).evaluation(
+        evaluation_interval=1, evaluation_duration=2, evaluation_opponents=opponents
+    )
+    rates = build(config).train()["evaluation"]["env_runners"]["win_rate"]
+    assert rates.keys() == opponents.keys()
+
+
+def test_the_command_knows_them():
+    arguments = ["tournament", "rush", "still", "examples.torch_opponent:TorchOpponent"]
+    arguments += ["--env", "battle_v4", "--env-config", "{map_size: 16, max_cycles: 100}"]
+    arguments += ["--matches", "2", "--processes", "1"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    arguments = ["evaluate", "pretrained:battle-mfq", "--opponent", "rush", "--episodes", "2"]
+    arguments += ["--config", f"{{env_config: {SIZE}}}"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 episodes: win rate" in result.output
+
+
+def test_random_steps_make_matches_of_greedy_agents_differ_and_end_when_they_should():
+    agents = {"still": "still", "mine": f"{__name__}:Counting"}
+    for steps in (0, 3):
+        Counting.moved.clear()
+        result = play_tournament(
+            agents, "battle_v4", SIZE, matches=8, random_steps=steps, processes=1
+        )
+        assert result.random_steps == steps
+        assert (result.pairs[0].distinct > 2) == bool(steps)
+        for step, moved in Counting.moved.items():
+            assert moved == (0 < step <= steps), step
+
+
+class Counting(OpponentPolicy):
+    """Does nothing, and keeps whether anybody of its group has moved, by steps played."""
+
+    moved: ClassVar[dict[int, bool]] = {}
+    before: ClassVar[dict[int, np.ndarray]] = {}
+
+    def act(self, obs, mean_actions, action_mask, scene, rng):
+        for population in np.unique(scene.population):
+            mine = scene.population == population
+            step, here = int(scene.steps[mine][0]), scene.positions[mine]
+            moved = step and not np.array_equal(here, self.before.get(population))
+            self.moved[step] = bool(moved) or self.moved.get(step, False)
+            self.before[population] = here
+        return np.full(len(obs), STAY)
+
+
+def test_an_agent_with_a_memory_begins_at_random_too(build, tmp_path):
+    algo = build(
+        small_battle(replay_capacity=10_000).rl_module(
+            model_config={"use_lstm": True, "lstm_cell_size": 8, "max_seq_len": 4}
+        )
+    )
+    algo.save_to_path(tmp_path)
+    agents = {"lstm": str(tmp_path), "still": "still"}
+    found = play_tournament(agents, "battle_v4", SIZE, matches=4, random_steps=2, processes=1)
+    assert found.pairs[0].matches == 4
