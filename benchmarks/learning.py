@@ -39,11 +39,11 @@ def learner_updates(algo: MFQ) -> dict[str, Callable[[], float]]:
     optimizer = torch.optim.Adam(network.parameters(), config.lr)
 
     def ours() -> int:
-        update(algo.learner_group, timesteps={}, updates=UPDATES)
+        update(algo.learner_group, timesteps={}, updates=UPDATES, modules=["shared"])
         return size * UPDATES
 
     def bare() -> int:
-        for batches in learner.memories.batches(size, UPDATES):
+        for batches in learner.memories.batches(size, UPDATES, ["shared"]):
             part = batches["shared"]
             with torch.no_grad():
                 q_next = target(part["new_obs"], part["next_mean_actions"])

@@ -50,12 +50,12 @@ def ratio(found: list[float], against: list[float], must: float, aim: float) -> 
     return {"value": value, "unit": "x", "must": must, "aim": aim}
 
 
-def record(name: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints figures as a table and writes them to `results/<name>.json`."""
+def record(name: str, figures: Mapping[str, Mapping[str, Any]], **more: Any) -> None:
+    """Prints figures as a table; writes them, and what else there is, to `results/<name>.json`."""
     for what, figure in figures.items():
         must = f"   must {figure['must']:<5g} aim {figure['aim']:g}" if "must" in figure else ""
         print(f"{what:<78} {figure['value']:>10,.2f} {figure['unit']:<7}{must}")
     RESULTS.mkdir(exist_ok=True)
     rows = [{"what": what, **figure} for what, figure in figures.items()]
-    content = {"command": f"python -m benchmarks.{name}", **provenance(), "figures": rows}
+    content = {"command": f"python -m benchmarks.{name}", **provenance(), "figures": rows, **more}
     write_json(RESULTS / f"{name}.json", content)

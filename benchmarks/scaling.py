@@ -1,4 +1,6 @@
-"""What the driver and a learner can take: runners that replay a ready fragment, two learners.
+"""What driver, memory and learner can take: 1 to 16 runners, 1 and 2 learners, and the model.
+
+The runners give a ready fragment again and again, so that two cores can carry many of them.
 
 python -m benchmarks.scaling
 """
@@ -7,6 +9,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in learners, too: each has one core
 
+import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -15,13 +19,17 @@ from typing import Any
 import numpy as np
 import ray
 
-from benchmarks.measure import rates, ratio, record, speed, timed
+from benchmarks.cluster_model import Cost, picture
+from benchmarks.measure import RESULTS, rates, ratio, record, speed, timed
 from rllib_mfq import MFQ, MFQConfig, MFQEnvRunner
+from rllib_mfq.algorithm.environment import make_creator
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 
-REPEATS = 7
-ROUNDS = 100  # of fragments, per repeat
+REPEATS = 5
+SECONDS = 1.5  # per repeat
 UPDATES = 10  # per repeat
+POINTS = [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (2, 2), (8, 2), (16, 2)]  # runners, learners
+INTENSITY = 0.5  # the default
 
 
 class ReplayingRunner(MFQEnvRunner):
@@ -43,19 +51,20 @@ def battle(num_env_runners: int, num_learners: int) -> MFQConfig:
         .multi_agent(policies=["shared"])
         .env_runners(num_env_runners=num_env_runners)
         .learners(num_learners=num_learners)
-        .training(replay_capacity=40_000, num_steps_sampled_before_learning_starts=1_000)
+        .training(
+            replay_capacity=40_000,
+            num_steps_sampled_before_learning_starts=1_000,
+            training_intensity=INTENSITY,
+            max_weights_lag=1_000,
+        )
         .debugging(seed=0)
     )
 
 
-def driver(num_env_runners: int) -> tuple[list[float], list[float], list[float]]:
-    """Driver's processor time and bytes per row, and rows per second, without training.
-
-    The rows of every fragment are written into the memory of a remote learner.
-    """
-    config = battle(num_env_runners, 1).training(training_intensity=1e-9)
-    config.env_runners(env_runner_cls=ReplayingRunner)
-    algo = config.build_algo()
+def points(runners: int, learners: int) -> list[dict[str, Any]]:
+    """Rows per second without and with training, and what the driver and a runner do for a row."""
+    config = battle(runners, learners)
+    algo = config.env_runners(env_runner_cls=ReplayingRunner).build_algo()
     give, seen = algo._memories.give, []
 
     def watched(played: list[list[FragmentBatch]]) -> list[list[FragmentBatch]]:
@@ -64,23 +73,49 @@ def driver(num_env_runners: int) -> tuple[list[float], list[float], list[float]]
             seen.append(sum(np.asarray(array).nbytes for array in arrays))
         return give(played)
 
+    def busy() -> float:
+        """Seconds of the processor that all runners have used."""
+        group = algo.env_runner_group
+        return sum(group.foreach_env_runner(lambda _: time.process_time(), local_env_runner=False))
+
     algo._memories.give = watched  # type: ignore[method-assign]
-    seconds, through, speeds = [], [], []
-    for _ in range(REPEATS):
-        seen.clear()
-        before, started = algo._agent_steps, (time.process_time(), time.perf_counter())
-        for _ in range(ROUNDS):
+    found = []
+    for intensity in (0.0, INTENSITY):
+        algo.config = config.copy(copy_frozen=False).training(training_intensity=intensity or 1e-9)
+        for _ in range(3):
             algo.training_step()
-        rows = algo._agent_steps - before
-        seconds.append((time.process_time() - started[0]) / rows * 1e6)
-        speeds.append(rows / (time.perf_counter() - started[1]))
-        through.append(sum(seen) / rows)
+        rounds = []
+        for _ in range(REPEATS):
+            seen.clear()
+            before, replayed = algo._agent_steps, busy()
+            driver, started = time.process_time(), time.perf_counter()
+            while time.perf_counter() - started < SECONDS:
+                algo.training_step()
+            seconds = (
+                time.perf_counter() - started,
+                time.process_time() - driver,
+                busy() - replayed,
+            )
+            rows = algo._agent_steps - before
+            rounds.append([each / rows for each in (*seconds, sum(seen))])
+        wall, driver, runner, through = map(statistics.median, zip(*rounds, strict=True))
+        found.append(
+            {
+                "runners": runners,
+                "learners": learners,
+                "intensity": intensity,
+                "measured": 1 / wall,
+                "driver": driver,
+                "runner": runner,
+                "bytes": through,
+            }
+        )
     algo.stop()
-    return seconds, through, speeds
+    return found
 
 
 def ingest() -> dict[str, Callable[[], float]]:
-    """Rows per second that one memory takes, and that memory bandwidth alone would let it take."""
+    """Rows per second that a memory takes, that bandwidth alone lets it take, that are played."""
     algo = battle(0, 0).build_algo()
     (batch,) = algo.env_runner.sample()
     columns, links = dict(batch.policy_batches["shared"]), {}
@@ -103,57 +138,113 @@ def ingest() -> dict[str, Callable[[], float]]:
                 here[turn % len(here)] = array
         return 20 * rows
 
-    return {"ingest": timed(write), "bandwidth": timed(copy)}
+    runner = MFQEnvRunner(
+        config=battle(0, 0).env_runners(num_envs_per_env_runner=8),
+        worker_index=0,
+        env_creator=make_creator("battle_v4"),
+    )
+
+    def play() -> int:
+        return sum(batch.agent_steps() for batch in runner.sample())
+
+    return {"ingest": timed(write), "bandwidth": timed(copy), "play": timed(play, SECONDS)}
 
 
-def trained(num_learners: int) -> tuple[MFQ, Callable[[], float]]:
+def written(algo: MFQ) -> Callable[[], float]:
+    """Rows per second that a remote learner writes, from Ray's object store into its memory."""
+    fragments = algo.env_runner.sample()
+    ready = [batch.put() for batch in fragments]
+    rows = sum(batch.agent_steps() for batch in fragments)
+
+    def write() -> int:
+        algo._memories.give([ready] * 50)
+        return 50 * rows
+
+    return timed(write, SECONDS)
+
+
+def asked(algo: MFQ) -> Callable[[], float]:
+    """Calls per second to a remote learner that has nothing to write."""
+
+    def ask() -> int:
+        algo._memories.give([])
+        return 1
+
+    return timed(ask, SECONDS)
+
+
+def trained(algo: MFQ, updates: int) -> Callable[[], float]:
     """Rows trained per second by remote learners, from their own memories."""
-    algo = battle(0, num_learners).build_algo()
-    while not algo.train()["num_updates"]:
-        pass
 
     def learn() -> int:
-        algo._learn(UPDATES)
-        return int(UPDATES * algo.config.total_train_batch_size)
+        algo._learn(updates)
+        return int(updates * algo.config.total_train_batch_size)
 
-    return algo, timed(learn)
+    return timed(learn, SECONDS)
 
 
 def main() -> None:
     ray.init(
-        "local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+        "local", num_cpus=20, include_dashboard=False, logging_level="ERROR", log_to_driver=False
     )
-    seconds, through, speeds = driver(2)
     memory = rates(ingest(), REPEATS)
-    pairs = {f"{n} learners": trained(n) for n in (1, 2)}
-    learners = rates({name: measure for name, (_, measure) in pairs.items()}, REPEATS)
-    for algo, _ in pairs.values():
+    one, two = (battle(0, n).build_algo() for n in (1, 2))
+    for algo in (one, two):
+        while not algo.train()["num_updates"]:
+            pass
+    cases = {"1": trained(one, UPDATES), "2": trained(two, UPDATES), "update": trained(one, 1)}
+    learners = rates(cases | {"write": written(one), "ask": asked(one)}, REPEATS)
+    for algo in (one, two):
         algo.stop()
+    found = [point for n, learners_ in POINTS for point in points(n, learners_)]
     ray.shutdown()
+    rate = {name: statistics.median(values) for name, values in {**memory, **learners}.items()}
+    batch = MFQConfig().train_batch_size_per_learner
+    idle = [point for point in found if not point["intensity"]]
+    cost = Cost(
+        runner=1 / rate["play"],
+        driver=max(point["driver"] for point in idle),
+        write=1 / rate["write"],
+        train=1 / rate["1"],
+        exchange=max(0.0, 2 / rate["2"] - 1 / rate["1"]),
+        ask=1 / rate["ask"],
+        update=batch / rate["update"] - batch / rate["1"],
+    )
+    cores = len(os.sched_getaffinity(0))
+    for point in found:
+        free = Cost(**vars(cost) | {"driver": point["driver"], "runner": point["runner"]})
+        case = (point[name] for name in ("runners", "learners", "intensity"))
+        point["model"] = free.rows_per_second(*case, cores)
     figures = {
         "rows through the driver, remote runners and learners": {
-            "value": max(through),
+            "value": max(point["bytes"] for point in found),
             "unit": "B/row",
             "must": 0,
             "aim": 0,
         },
-        "driver's processor time, runners that cost nothing": {
-            "value": statistics.median(seconds),
+        "driver's processor time, runners that cost nothing, the most of all cases": {
+            "value": max(point["driver"] for point in idle) * 1e6,
             "unit": "us/row",
             "must": 1.0,
             "aim": 0.3,
         },
-        "2 runners that cost nothing into one remote learner's memory": speed(speeds),
         "rows written into one learner's memory": speed(memory["ingest"]),
         "rows written against copying the same arrays": ratio(
             memory["ingest"], memory["bandwidth"], must=0.8, aim=1.0
         ),
-        "rows trained by one remote learner": speed(learners["1 learners"]),
-        "rows trained by 2 learners against 1, on two cores": ratio(
-            learners["2 learners"], learners["1 learners"], must=1.2, aim=1.6
+        "rows written by a remote learner, from the object store": speed(learners["write"]),
+        "rows trained by one remote learner": speed(learners["1"]),
+        f"rows trained by 2 learners against 1, on {cores} cores": ratio(
+            learners["2"], learners["1"], must=1.2, aim=1.6
         ),
     }
-    record("scaling", figures)
+    record("scaling", figures, cost=vars(cost), points=found)
+    print("seconds:", {name: float(f"{value:.3g}") for name, value in vars(cost).items()})
+    for point in found:
+        print({name: float(f"{value:.3g}") for name, value in point.items()})
+    off = [abs(math.log2(point["model"] / point["measured"])) for point in found]
+    print(f"the model is off by a factor of at most {2 ** max(off):.2f}")
+    picture(json.loads((RESULTS / "scaling.json").read_text()))
 
 
 if __name__ == "__main__":

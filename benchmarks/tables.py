@@ -7,6 +7,7 @@ python -m benchmarks.tables
 """
 
 import csv
+import itertools
 import json
 import re
 import textwrap
@@ -17,6 +18,7 @@ from typing import Any
 
 import click
 
+from benchmarks.cluster_model import ROW_BYTES, Cost
 from benchmarks.measure import RESULTS, ROOT
 from benchmarks.tuned_examples import FIGURES, TABLE
 from rllib_cli.command import main as command
@@ -60,6 +62,47 @@ def speed() -> Iterator[Row]:
                 "Measured": f"{value:.2f} x" if ratio else f"{value:,.0f} rows/s",
                 "Goal": f"{figure['must']:g}, aim {figure['aim']:g}" if ratio else "",
             }
+
+
+def parts() -> Iterator[Row]:
+    """What driver, memory and learner can take, each on its own."""
+    recorded = json.loads((RESULTS / "scaling.json").read_text())
+    for figure in recorded["figures"]:
+        goal = f"{figure['must']:g}, aim {figure['aim']:g}" if "must" in figure else ""
+        digits = 0 if figure["unit"] == "rows/s" else 2
+        measured = f"{figure['value']:,.{digits}f} {figure['unit']}"
+        yield {"What": figure["what"], "Measured": measured, "Goal": goal}
+    for name, seconds in recorded["cost"].items():
+        unit = "call" if name in ("ask", "update") else "row"
+        yield {"What": f"`{name}` of the model", "Measured": f"{seconds * 1e6:,.2f} us/{unit}"}
+
+
+def scaling() -> Iterator[Row]:
+    """Runners that cost nothing, and learners, against the model."""
+    for point in json.loads((RESULTS / "scaling.json").read_text())["points"]:
+        yield {
+            "Runners": str(point["runners"]),
+            "Learners": str(point["learners"]),
+            "Trained per row": f"{point['intensity']:g}",
+            "Rows/s": f"{point['measured']:,.0f}",
+            "Model": f"{point['model']:,.0f}",
+            "Driver's processor time": f"{point['driver'] * 1e6:.2f} us/row",
+        }
+
+
+def clusters() -> Iterator[Row]:
+    """What the model predicts of larger clusters."""
+    cost = Cost(**json.loads((RESULTS / "scaling.json").read_text())["cost"])
+    for cores, intensity in itertools.product((16, 64, 256), (0.25, 0.5, 2.0)):
+        runners, learners, reached = cost.best(cores, intensity)
+        yield {
+            "Cores": str(cores),
+            "Trained per row": f"{intensity:g}",
+            "Runners": str(runners),
+            "Learners": str(learners),
+            "Rows/s, predicted": f"{reached:,.0f}",
+            "Link": f"{reached * ROW_BYTES / 1e6:,.0f} MB/s",
+        }
 
 
 def settings() -> Iterator[Row]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rllib_mfq.mean_field.network import MeanFieldQNetwork, soft_update
+from rllib_mfq.mean_field.network import MeanFieldQNetwork, TargetUpdate
 
 OBS, FEATURES, MEAN, ACTIONS, BATCH = (3, 4), 16, 7, 5, 64
 
@@ -81,7 +81,7 @@ def test_the_target_moves_by_tau_of_the_way_and_the_online_network_stays(tau):
     online.advantage.bias.data += 1.0
     before = {name: value.clone() for name, value in target.state_dict().items()}
     wanted = {name: value.clone() for name, value in online.state_dict().items()}
-    soft_update(target, online, tau)
+    TargetUpdate(target, online)(tau)
     for name, value in target.state_dict().items():
         torch.testing.assert_close(value, tau * wanted[name] + (1 - tau) * before[name])
         torch.testing.assert_close(online.state_dict()[name], wanted[name])
@@ -91,6 +91,6 @@ def test_buffers_of_the_target_are_copied_not_averaged():
     """A BatchNorm's count of batches is an integer, of which a mean makes no sense."""
     target, online = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     online(torch.randn(8, 2))
-    soft_update(target, online, 0.1)
+    TargetUpdate(target, online)(0.1)
     assert target.num_batches_tracked == 1
     torch.testing.assert_close(target.running_mean, online.running_mean)

@@ -9,7 +9,7 @@ import torch
 from small_battles import small_battle
 
 from rllib_mfq import MFQConfig
-from rllib_mfq.mean_field.network import soft_update
+from rllib_mfq.mean_field.network import TargetUpdate
 from rllib_mfq.mean_field.observations import Observations
 
 
@@ -46,7 +46,7 @@ def test_bytes_are_scaled_before_they_are_normalised():
 def test_a_target_network_takes_the_statistics_over():
     online, target = (Observations((3,), normalise=True) for _ in range(2))
     online.update(torch.randn(10, 3))
-    soft_update(target, online, 0.01)
+    TargetUpdate(target, online)(0.01)
     for name, value in online.state_dict().items():
         torch.testing.assert_close(target.state_dict()[name], value)
 

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from rllib_mfq.algorithm.divergence import Diverged, diverged
 from rllib_mfq.algorithm.replay import check_fits, make_memories, replay_device
 from rllib_mfq.algorithm.rl_module import MEAN_ACTIONS, NEXT_MEAN_ACTIONS, MFQTorchRLModule
-from rllib_mfq.mean_field.network import soft_update
 from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
 from rllib_mfq.mean_field.table import make_optimizer
 from rllib_mfq.replay.priorities import of_sequences
@@ -283,5 +282,4 @@ def follow_schedules(
 def move_target(module: MFQTorchRLModule, updates: int, every: int, tau: float) -> None:
     """Moves the target network towards the network after every `every`-th update."""
     if updates % every == 0:
-        for main, target in module.get_target_network_pairs():
-            soft_update(target, main, tau)
+        module.move_target(tau)

@@ -1,5 +1,6 @@
 """The RLModule: the Q network of mean field Q-learning, and what is needed to act with it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from rllib_mfq.algorithm.networks import (
 )
 from rllib_mfq.algorithm.settings import TO_PLAY, to_play
 from rllib_mfq.mean_field.neighborhood import Neighborhood
+from rllib_mfq.mean_field.network import TargetUpdate
 from rllib_mfq.mean_field.objective import greedy_actions, sample_actions
 from rllib_mfq.mean_field.recurrent import RecurrentQNetwork, learned_rows
 from rllib_mfq.mean_field.table import QTable
@@ -265,6 +267,11 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     @override(TargetNetworkAPI)
     def make_target_networks(self) -> None:
         self._target_q_net = make_target_network(self.q_net)
+
+    @functools.cached_property
+    def move_target(self) -> TargetUpdate:
+        """Moves the target network; made when both are on the device that they stay on."""
+        return TargetUpdate(self._target_q_net, self.q_net)
 
     @override(TargetNetworkAPI)
     def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:

@@ -79,16 +79,24 @@ class OwnQNetwork(nn.Module):
         return q
 
 
-def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """Moves the target network towards the online network, in place ("Algorithm 1").
+class TargetUpdate:
+    """Moves a target network towards the online network, in place ("Algorithm 1").
 
         target <- tau * online + (1 - tau) * target
 
-    The two have the same shape; tau is in `(0, 1]`, and 1 copies. Buffers are always copied.
+    Both have the same shape. Their tensors are looked up once, for the walk through all modules
+    takes a fortieth of an update: afterwards values may change, and tensors must not be replaced.
     """
-    with torch.no_grad():
-        slow: list[Tensor] = list(target.parameters())
-        if slow:  # all in one call, which refuses none at all
-            torch._foreach_lerp_(slow, list[Tensor](online.parameters()), tau)
-        for kept, current in zip(target.buffers(), online.buffers(), strict=True):
+
+    def __init__(self, target: nn.Module, online: nn.Module) -> None:
+        self._slow: list[Tensor] = list(target.parameters())
+        self._fast: list[Tensor] = list(online.parameters())
+        self._buffers = list(zip(target.buffers(), online.buffers(), strict=True))
+
+    @torch.no_grad()
+    def __call__(self, tau: float) -> None:
+        """Moves by tau, in `(0, 1]`; 1 copies. Buffers are always copied."""
+        if self._slow:  # all in one call, which refuses none at all
+            torch._foreach_lerp_(self._slow, self._fast, tau)
+        for kept, current in self._buffers:
             kept.copy_(current)
