@@ -25,11 +25,12 @@ EVALUATION = "evaluation/env_runners"
 RANDOM = f"{EVALUATION}/opponents/random"
 WIN_RATE = {"win rate against random": f"{EVALUATION}/win_rate/random"}
 BATTLE = {**WIN_RATE, "matches against random with all enemies killed": f"{RANDOM}/eliminated"}
+MFQ_01 = {"win rate against battle-mfq-0.1": f"{EVALUATION}/win_rate/battle-mfq-0.1"}
 RETURN = {"return": f"{EVALUATION}/episode_return_mean"}
 FIGURES = {
     "battle_small": WIN_RATE,
     "battle_lstm": WIN_RATE,
-    "battle": BATTLE,
+    "battle": BATTLE | MFQ_01,
     "battle_iql": BATTLE,
     "adversarial_pursuit": {
         "return of predators against random prey": f"{RANDOM}/group_returns_mean/predator",

@@ -16,7 +16,8 @@ ENVIRONMENTS += ["tiger_deer_v4"]
 """The package's own environments, which only an import of Ray could tell."""
 
 AGENTS = ["random", "still", "rush", "hold", "flee"]
-AGENTS += ["pretrained:battle-iql", "pretrained:battle-mfq"]
+AGENTS += ["pretrained:battle-iql", "pretrained:battle-iql-0.1"]
+AGENTS += ["pretrained:battle-mfq", "pretrained:battle-mfq-0.1"]
 RUNS = ("~/ray_results", ".")
 """Folders of runs: Tune's default, and the current one."""
 

@@ -227,7 +227,7 @@ def test_a_slip_is_answered_with_what_was_meant(words, answer):
         (["example", "run", "battle_p"], ["battle_pbt"]),
         (["train", "--env", "CartPole-v"], ["CartPole-v0", "CartPole-v1"]),
         (["tournament", "rand"], ["random"]),
-        (["evaluate", "pretrained:battle-m"], ["pretrained:battle-mfq"]),
+        (["evaluate", "pretrained:battle-mfq-"], ["pretrained:battle-mfq-0.1"]),
         (["render", "mine/x/check"], ["mine/x/checkpoint_000001"]),
     ],
 )
