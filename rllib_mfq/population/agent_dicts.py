@@ -5,7 +5,8 @@ They hand over one value per agent, so only this file and `views` have Python lo
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class AgentDictPopulation(Population):
         self.env = env
         self._is_parallel = isinstance(env, ParallelEnv)
         self._ids: dict[Any, int] = {}  # in the order of `possible_agents`, then of appearance
+        self._group_of: dict[Any, str] = {}  # of everybody who has a number
         self._views: dict[str, View] = {}
         self._possible = agents_of(env)
         for agent in self._possible:
@@ -117,6 +119,8 @@ class AgentDictPopulation(Population):
         names = ("observations", "rewards", "terminations", "truncations", "infos")
         obs, rewards, ends, cuts, infos = unpack("step", self.env.step(played), names)
         self._take(obs, infos)
+        if self._is_parallel and not played.keys() <= rewards.keys():
+            _check(list(played), _among(list(played), rewards), "acted but has no reward")
         ended, cut = who(ends, "terminated flag"), who(cuts, "truncated flag")
         waited = self._by_group(self._waiting)
         entering = self._by_group(self._newcomers(played, ended | cut))
@@ -124,13 +128,15 @@ class AgentDictPopulation(Population):
         here, last = {}, {}
         for group, newcomers in entering.items():
             due, n = acted[group] + waited[group], len(acted[group])
-            dead = np.array([a in ended or (ALL in ended and a not in cut) for a in due], bool)
-            over = np.array([a in cut or ALL in cut for a in due], bool) & ~dead
+            dead, over = _among(due, ended), _among(due, cut)
+            if ALL in ended:
+                dead |= ~over
+            over = (over | (ALL in cut)) & ~dead
             waits = self._waits(due, dead, over)
             paid = self._rewards(rewards, acted[group], waited[group], waits)
-            goes = np.flatnonzero(~(dead | waits))
-            here[group] = [due[row] for row in goes] + newcomers
-            last[group] = np.append(over[goes], np.zeros(len(newcomers), bool))
+            stays = ~(dead | waits)
+            here[group] = [*compress(due, stays.tolist()), *newcomers]
+            last[group] = np.append(over[stays], np.zeros(len(newcomers), bool))
             steps[group] = Step(paid[:n], dead[:n], over[:n], Rows(np.zeros(0)))
             if waits[:n].any():
                 steps[group].waiting = waits[:n]
@@ -151,9 +157,7 @@ class AgentDictPopulation(Population):
 
     def observe(self, group: str, out: Array) -> None:
         """Writes the current observations into `out`, `[n, *obs]`."""
-        view = self._views[group]
-        for row, agent in enumerate(self._observing[group]):
-            out[row] = view.read(agent, self._obs[agent])
+        self._views[group].read(self._observing[group], self._obs, out)
 
     def render(self) -> Any:
         """What the environment renders."""
@@ -166,10 +170,12 @@ class AgentDictPopulation(Population):
     def _take(self, obs: Mapping[Any, Any], infos: Mapping[Any, Any] | None) -> None:
         """Keeps what the environment returned."""
         self._obs = obs
-        self._infos = {agent: info for agent, info in (infos or {}).items() if info is not None}
-        for agent, info in self._infos.items():
-            if not isinstance(info, Mapping):
+        self._infos: dict[Any, Mapping[Any, Any]] = {}  # those that say something
+        for agent, info in (infos or {}).items():
+            if not (type(info) is dict or info is None or isinstance(info, Mapping)):
                 raise wrong(agent, "info", info, "it must be a dict")
+            if info:
+                self._infos[agent] = info
         self._listed = set(getattr(self.env, "agents", None) or ())
         method = getattr(self.env, "positions", None)
         given = {a: info["position"] for a, info in self._infos.items() if "position" in info}
@@ -202,23 +208,19 @@ class AgentDictPopulation(Population):
 
     def _waits(self, agents: list[Any], dead: Array, over: Array) -> Array:
         """`[n]` bool: which agents, whose step is due, neither ended nor observe."""
-        seen = np.array([agent in self._obs for agent in agents], bool)
+        seen = _among(agents, self._obs)
         _check(agents, seen | ~over, "was truncated without a last observation")
         waits: Array = ~(seen | dead)
         if self._has_list:
-            there = np.array([agent in self._listed for agent in agents], bool)
-            ended = dead | over
-            _check(agents, there | ended, "left `agents` but is neither terminated nor truncated")
+            there = _among(agents, self._listed) | dead | over
+            _check(agents, there, "left `agents` but is neither terminated nor truncated")
         return waits
 
     def _rewards(
         self, rewards: Mapping[Any, Any], acted: list[Any], waited: list[Any], waits: Array
     ) -> Array:
         """`[n]` float: what agents got since they acted; kept for those that still wait."""
-        if self._is_parallel:
-            given = np.array([agent in rewards for agent in acted], bool)
-            _check(acted, given, "acted but has no reward")
-        else:  # RLlib allows None, too
+        if not self._is_parallel:  # RLlib allows None, too
             rewards = {agent: reward for agent, reward in rewards.items() if reward is not None}
         agents = acted + waited
         paid = values_of(rewards, agents, "reward").astype(float)
@@ -238,25 +240,28 @@ class AgentDictPopulation(Population):
         """The agents of every group; whoever is seen for the first time gets a number."""
         found: dict[str, list[Any]] = {group: [] for group in self._views}
         for agent in agents:
-            group = group_of(agent)
-            if agent not in self._ids:
-                if group not in self._views:
-                    raise PopulationError(
-                        f"agent {agent!r} is of group {group!r}, but possible_agents name only "
-                        f"agents of {list(self._views)}."
-                    )
-                view = self._views[group]
-                view.compare(agent, spaces_of(self.env, agent, view.spaces))
-                self._ids[agent] = len(self._ids)
-            found[group].append(agent)
+            group = self._group_of.get(agent)
+            found[self._meet(agent) if group is None else group].append(agent)
         return found
+
+    def _meet(self, agent: Any) -> str:
+        """Gives a new agent a number; returns its group."""
+        group = group_of(agent)
+        if group not in self._views:
+            raise PopulationError(
+                f"agent {agent!r} is of group {group!r}, but possible_agents name only "
+                f"agents of {list(self._views)}."
+            )
+        view = self._views[group]
+        view.compare(agent, spaces_of(self.env, agent, view.spaces))
+        self._ids[agent], self._group_of[agent] = len(self._ids), group
+        return group
 
     def _rows(self, here: dict[str, list[Any]], last: dict[str, Array]) -> dict[str, Rows]:
         """The rows of all agents; those where `last`, `[n]` bool, is true will not act."""
         self._observing = here
         self._acting = {
-            group: [agent for agent, end in zip(agents, last[group], strict=True) if not end]
-            for group, agents in here.items()
+            group: [*compress(agents, (~last[group]).tolist())] for group, agents in here.items()
         }
         everybody = [agent for agents in here.values() for agent in agents]
         if everybody and not self._is_begun:
@@ -264,12 +269,13 @@ class AgentDictPopulation(Population):
             if all(agent in self._places for agent in everybody):
                 self._place_shape = np.shape(self._places[everybody[0]])
             self._has_edges = any(agent in self._neighbors for agent in everybody)
-        self._has_masks |= any(MASK in self._infos.get(agent, {}) for agent in everybody)
+        if self._infos and not self._has_masks:
+            self._has_masks = any(MASK in self._infos.get(agent, {}) for agent in everybody)
         return {group: self._rows_of(group, agents, last[group]) for group, agents in here.items()}
 
     def _rows_of(self, group: str, agents: list[Any], last: Array) -> Rows:
         view, n = self._views[group], len(agents)
-        rows = Rows(np.array([self._ids[agent] for agent in agents], np.int32))
+        rows = Rows(np.fromiter(map(self._ids.__getitem__, agents), np.int32, n))
         if view.has_mask or self._has_masks:
             rows.action_mask = legal = np.ones((n, int(view.action_space.n)), bool)
             for row, agent in enumerate(agents):
@@ -293,6 +299,11 @@ class AgentDictPopulation(Population):
             ]
             rows.edges = np.array(pairs, np.int64).reshape(-1, 2)
         return rows
+
+
+def _among(agents: list[Any], those: Container[Any]) -> Array:
+    """`[n]` bool: which agents are among others."""
+    return np.fromiter(map(those.__contains__, agents), bool, len(agents))
 
 
 def _check(agents: list[Any], good: Array, problem: str) -> None:

@@ -12,6 +12,9 @@ from rllib_mfq.population.population import REAL, Array, PopulationError, group_
 
 MASK = "action_mask"
 
+_NOT_PLAIN = (TypeError, ValueError, KeyError, IndexError)
+"""What NumPy raises where observations are not arrays of one shape and a fitting type."""
+
 
 class View:
     """How the raw observations of one group become rows."""
@@ -46,8 +49,9 @@ class View:
             with np.errstate(over="ignore"):  # a bound may become infinite
                 low, high = space.low.astype(np.float32), space.high.astype(np.float32)
             self.space = gym.spaces.Box(low, high, dtype=np.float32)
-        # Of an observation that is a row as it is.
-        self._plain = np.dtype(self.space.dtype), None if self._is_nested else self.space.shape
+        self._dtype = np.dtype(self.space.dtype)
+        # Of observations that fit as they are: of floats the last bits, of integers nothing is cut.
+        self._casting: Any = "same_kind" if self._dtype.kind == "f" else "safe"
 
     def compare(self, agent: Any, spaces: tuple[Any, Any]) -> None:
         """Raises unless an agent has the spaces of its group."""
@@ -58,20 +62,30 @@ class View:
                     f"has {others}; within a group they must be equal."
                 )
 
-    def read(self, agent: Any, raw: Any) -> Array:
+    def read(self, agents: Sequence[Any], obs: Mapping[Any, Any], out: Array) -> None:
+        """Writes what an environment let agents observe into `out`, `[n, *obs]`."""
+        with contextlib.suppress(*_NOT_PLAIN):  # at once, unless somebody's needs a closer look
+            if agents and not self._is_nested:
+                seen = [obs[agent] for agent in agents]
+                if self._key is not None:
+                    seen = [parts[self._key] for parts in seen]
+                np.stack(seen, out=out, casting=self._casting)
+                return
+        for row, agent in enumerate(agents):
+            out[row] = self._read(agent, obs[agent])
+
+    def _read(self, agent: Any, raw: Any) -> Array:
         """Turns the environment's observation of an agent into one of the group's space."""
         if self._key is not None:
             if not isinstance(raw, Mapping) or self._key not in raw:
                 raise wrong(agent, "observation", raw, f"it must have the key {self._key!r}")
             raw = raw[self._key]
-        if isinstance(raw, np.ndarray) and (raw.dtype, raw.shape) == self._plain:
-            return raw
         if self._is_nested:
             if not _is_of(self._whole, raw):
                 raise wrong(agent, "observation", raw, f"its space is {self._whole}")
             return np.asarray(gym.spaces.flatten(self._whole, raw))
         array = self.check(agent, "observation", raw, self.space.shape)
-        kind = self._plain[0]
+        kind = self._dtype
         if kind.kind != "f" and not np.can_cast(array.dtype, kind):
             if (array.astype(kind) != array).any():  # its values would be cut
                 raise wrong(agent, "observation", array.dtype, f"its space is of {kind}")
@@ -149,9 +163,14 @@ def values_of(
     raise wrong(agents[bad], what, values[bad], f"it must be {legal}")
 
 
+_FLAGS = {bool, np.bool_}
+
+
 def who(flags: Mapping[Any, Any], what: str) -> set[Any]:
     """The agents that an environment flags; raises a PopulationError unless flags are bool."""
     legal = "True or False"
+    if _FLAGS.issuperset(map(type, flags.values())):
+        return {agent for agent, flag in flags.items() if flag} if any(flags.values()) else set()
     values = values_of(flags, list(flags), what, legal)
     bad = np.flatnonzero((values != 0) & (values != 1))
     if len(bad):
