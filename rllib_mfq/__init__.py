@@ -20,7 +20,7 @@ from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.envs.gaussian_squeeze import GaussianSqueezePopulation
 from rllib_mfq.envs.ising import IsingPopulation
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
-from rllib_mfq.mean_field.neighborhood import Neighborhood
+from rllib_mfq.mean_field.neighborhood import GroupActions, Neighborhood
 from rllib_mfq.population.magent2 import magent2
 from rllib_mfq.population.opponent_policy import OpponentPolicy
 from rllib_mfq.population.player import Scene
@@ -32,6 +32,7 @@ __all__ = [
     "MFQ",
     "GaussianSqueezePopulation",
     "Group",
+    "GroupActions",
     "IsingPopulation",
     "MFQConfig",
     "MFQEnvRunner",

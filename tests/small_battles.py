@@ -1,12 +1,13 @@
 """Battles so small that a test can train on them, and what to look at afterwards."""
 
+import itertools
 import sys
 
 import numpy as np
 import torch
 from ray import cloudpickle
 
-from rllib_mfq import MFQConfig, magent2
+from rllib_mfq import GroupActions, MFQConfig, magent2
 from rllib_mfq.population.magent2 import MAgent2Population
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -50,6 +51,16 @@ class FaultyBattle(MAgent2Population):
         if self.steps == self.faults.get("nan_at"):
             steps["blue"].rewards[0] = np.nan
         return steps
+
+
+def near(own: GroupActions):
+    """A neighborhood of one's own: `{radius: 3}` by a plain loop."""
+    places = enumerate(zip(own.population, own.positions, strict=True))
+    return [
+        (row, other)
+        for (row, (where, place)), (other, (there, its)) in itertools.product(places, repeat=2)
+        if row != other and where == there and ((place - its) ** 2).sum() <= 9
+    ]
 
 
 def weights(algo, module_id):

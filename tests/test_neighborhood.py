@@ -1,11 +1,17 @@
 """Neighbourhoods against a double loop over agents, and what must hold whoever the agents are."""
 
 import math
+import os
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from small_battles import near, same, small_battle, weights
 
+from rllib_mfq import MFQ, MFQConfig
+from rllib_mfq.algorithm.checkpoint import load_modules
 from rllib_mfq.mean_field.neighborhood import GroupActions, Neighborhood
 
 SEEDS = range(6)
@@ -294,3 +300,90 @@ def test_twenty_thousand_agents_need_no_matrix_of_pairs(spec):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50e6  # n x n booleans would take 400e6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_function_is_a_neighborhood_as_a_loop_would_have_it(seed):
+    rng = np.random.default_rng(seed)
+    own = random_group(rng, [5, 0, 9, 1], 4)
+    for spec in (near, "small_battles.near"):
+        mine = parse(spec)
+        assert mine.needs is None and mine.width("red", {"red": 4, "blue": 7}) == 4
+        expected = parse({"radius": 3}).mean_actions(own)
+        np.testing.assert_array_equal(mine.mean_actions(own), expected)
+    # The one in the documentation.
+    page = Path(__file__).parents[1].joinpath("docs", "environments.md").read_text()
+    (code,) = re.findall(r"```python\n([^`]*def in_front.*?)```", page, re.DOTALL)
+    named = {}
+    exec(code, named)
+    pairs = {
+        (j, k)
+        for j in range(len(own.actions))
+        for k in range(len(own.actions))
+        if own.population[j] == own.population[k]
+        and 0 < own.positions[k, 0] - own.positions[j, 0] <= 3
+    }
+    assert set(map(tuple, named["in_front"](own).tolist())) == pairs
+    assert parse(named["in_front"]).kind == "in_front"
+
+
+def test_a_function_may_find_nobody_and_reads_what_there_is():
+    own = GroupActions(np.array([0, 1]), 2, np.zeros(2, int))
+
+    def nobody(own: GroupActions):
+        assert own.positions is None and own.edges is None
+        return []
+
+    assert (parse(nobody).mean_actions(own) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "problem"),
+    [
+        (np.zeros((1, 2)), r"an array of float64, \[1, 2\]"),
+        (np.zeros((1, 3), int), r"an array of int64, \[1, 3\]"),
+        (np.array([[0, 3]]), "the rows 0 to 3, of 3"),
+        (np.array([[-1, 0]]), "the rows -1 to 0, of 3"),
+        (np.array([[0, 1], [1, 1]]), "row 1 as its own neighbour"),
+        (np.array([[0, 1], [1, 2]]), r"the rows \[1, 2\], which are of two populations"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(pairs, problem):
+    def wrong(own: GroupActions):
+        return pairs
+
+    own = GroupActions(np.zeros(3, int), 2, np.array([0, 0, 1]))
+    with pytest.raises(ValueError, match=f"wrong' returned {problem}"):
+        parse(wrong).mean_actions(own)
+
+
+def test_only_a_function_of_actions_is_called():
+    def plain(own):
+        raise AssertionError
+
+    def second(other, own: GroupActions):
+        raise AssertionError
+
+    for spec in (plain, second, "os.system", "os.getcwd", os.getcwd, "subprocess.Popen", "no.such"):
+        with pytest.raises(ValueError, match=r"first parameter is annotated as rllib_mfq\.Group"):
+            MFQConfig().environment("battle_v4").training(neighborhood=spec).validate()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_function_trains_as_the_neighborhood_that_it_is(build, tmp_path, old):
+    trained = []
+    for spec in ({"radius": 3}, near, "small_battles.near"):
+        algo = build(small_battle(old=old, neighborhood=spec))
+        for _ in range(2):
+            algo.train()
+        trained.append(weights(algo, "red"))
+    assert same(trained[0], trained[1]) and same(trained[0], trained[2])
+    plain = build(small_battle(old=old))
+    for _ in range(2):
+        plain.train()
+    assert not same(trained[0], weights(plain, "red"))
+    algo.save_to_path(str(tmp_path))
+    assert load_modules(tmp_path)["red"].neighborhood.function is near
+    again = MFQ.from_checkpoint(str(tmp_path))
+    assert same(weights(again, "red"), trained[2])
+    again.stop()

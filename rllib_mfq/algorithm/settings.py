@@ -7,7 +7,7 @@ read for validation, `--set`, the README's table and the list of what checkpoint
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_type_hints
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -16,7 +16,7 @@ from ray.rllib.utils.annotations import override
 from rllib_mfq.algorithm import setting_types as kinds
 from rllib_mfq.algorithm.self_play import self_play_settings
 from rllib_mfq.mean_field.legal import did_you_mean
-from rllib_mfq.mean_field.neighborhood import Neighborhood
+from rllib_mfq.mean_field.neighborhood import Array, GroupActions, Neighborhood
 from rllib_mfq.mean_field.objective import TARGETS, schedule_value
 
 
@@ -59,7 +59,7 @@ class MFQSettings(AlgorithmConfig):
         self,
         *,
         neighborhood: Annotated[
-            str | Mapping[str, float],
+            str | Mapping[str, float] | Callable[[GroupActions], Array],
             Setting(kinds.checked_by(Neighborhood.parse), "group", to_play=True),
         ] = NotProvided,
         mean_action_iterations: Annotated[
@@ -113,7 +113,8 @@ class MFQSettings(AlgorithmConfig):
 
         Args:
             neighborhood: whom an agent's mean action averages over: `group`, `none` (which is
-                independent Q-learning), `all`, `graph`, `{radius: r}` or `{nearest: k}`.
+                independent Q-learning), `all`, `graph`, `{radius: r}`, `{nearest: k}`, or a
+                function of your own or its path.
             mean_action_iterations: M of the paper's Algorithm 1, how often actions and mean
                 actions are sampled in turn before a step is played.
             mean_action_input: the mean action at which Q is learned: `previous`, the one the

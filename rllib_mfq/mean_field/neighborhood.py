@@ -2,22 +2,24 @@
 
 An agent is never its own neighbour, and the dead are nobody's neighbours.  Mean actions of a group
 are computed at once for all rows of many populations (copies of an environment): in O(rows) for
-`group`, `none` and `all`, in O(rows log rows + pairs) for the spatial ones.
+`group`, `none` and `all`, in O(rows log rows + pairs) for the spatial ones, and in O(pairs) beside
+what a function of one's own takes.
 
 Axes: n rows of one group, P populations, A actions.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rllib_mfq.mean_field.legal import did_you_mean, is_number
+from rllib_mfq.mean_field.legal import did_you_mean, find, is_number
 
 Array = np.ndarray[Any, Any]
 
@@ -32,9 +34,9 @@ class GroupActions(NamedTuple):
         actions: `[n]` integers in `[0, num_actions)`.
         num_actions: A.
         population: `[n]` integers, ascending: the population a row belongs to.
-        positions: `[n, d]` coordinates, or None; read by `radius` and `nearest`.
-        edges: `[p, 2]` rows, or None; read by `graph`: agent `edges[i, 0]` has the neighbour
-            `edges[i, 1]`.
+        positions: `[n, d]` coordinates, or None; read by `radius`, `nearest` and functions.
+        edges: `[p, 2]` rows, or None; read by `graph` and functions: agent `edges[i, 0]` has the
+            neighbour `edges[i, 1]`.
     """
 
     actions: Array
@@ -53,16 +55,25 @@ class Neighborhood:
             MFQ independent Q-learning. `all`: `group`, and beside it the mean of every other
             group (multi-type mean field). `radius`: those of `group` within `size` (Euclidean).
             `nearest`: the `size` closest of `group`; among equally distant ones the choice is
-            arbitrary, but always the same. `graph`: those that the environment names.
+            arbitrary, but always the same. `graph`: those that the environment names. The name
+            of a function: those that it returns.
         size: the radius or the number of neighbours; None for the other kinds.
+        function: takes the `GroupActions` of a group and returns `[p, 2]` rows, agent and
+            neighbour; a pair that comes twice counts twice. None for the other kinds.
     """
 
     kind: str
     size: float | None = None
+    function: Callable[[GroupActions], Array] | None = None
 
     @classmethod
     def parse(cls, spec: object) -> Neighborhood:
-        """Reads the config key `neighborhood`: one of `NAMES`, `{radius: r}` or `{nearest: k}`.
+        """Reads the config key `neighborhood`.
+
+        Args:
+            spec: one of `NAMES`, `{radius: r}`, `{nearest: k}`, or a function or the path of one,
+                whose first parameter is annotated as `GroupActions`. A path comes perhaps from a
+                file of someone else: nothing else than such a function is ever called.
 
         Raises:
             ValueError: for anything else; the message names what would be legal.
@@ -76,15 +87,26 @@ class Neighborhood:
             if not is_number(size, 0) or not size or (kind == "nearest" and size != int(size)):
                 raise ValueError(f"neighborhood {{{kind}: {size!r}}}: it must be {SIZED[kind]}.")
             return cls(kind, float(size))
+        function = find(spec) if isinstance(spec, str) else spec
+        if _takes_actions(function):
+            return cls(function.__qualname__, function=function)
         raise ValueError(
             f"neighborhood is {spec!r}{did_you_mean(str(spec), [*NAMES, *SIZED])}; legal are "
-            f"{', '.join(map(repr, NAMES))}, {{radius: r}} and {{nearest: k}}."
+            f"{', '.join(map(repr, NAMES))}, {{radius: r}}, {{nearest: k}}, and a function, or its "
+            "path, whose first parameter is annotated as rllib_mfq.GroupActions."
         )
 
     @property
     def needs(self) -> str | None:
         """What the environment must provide for it: `positions`, `edges` or None."""
         return {"radius": "positions", "nearest": "positions", "graph": "edges"}.get(self.kind)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What it reads besides actions: `needs`; a function may read whatever there is."""
+        if self.function is not None:
+            return ("positions", "edges")
+        return (self.needs,) if self.needs else ()
 
     def width(self, group: str, num_actions: Mapping[str, int]) -> int:
         """Length of a mean action of `group`, given every group's number of actions."""
@@ -104,7 +126,8 @@ class Neighborhood:
             sums to one, or is all zero where there is no neighbour.
 
         Raises:
-            ValueError: the environment lacks the positions or edges this kind needs.
+            ValueError: the environment lacks the positions or edges this kind needs, or a
+                function returned something else than pairs of rows of one population.
         """
         if self.needs and getattr(own, self.needs) is None:
             raise ValueError(
@@ -113,6 +136,8 @@ class Neighborhood:
             )
         if self.kind == "none":
             return np.zeros((len(own.actions), own.num_actions), np.float32)
+        if self.function is not None:
+            return _mean_over_pairs(own, self._own_pairs(own))
         if self.needs:
             return _mean_over_pairs(own, self._pairs(own))
         groups = [own, *others] if self.kind == "all" else [own]
@@ -133,6 +158,39 @@ class Neighborhood:
             else:
                 pairs.append(_nearest_pairs(tree, int(self.size)) + start)
         return np.concatenate(pairs)
+
+    def _own_pairs(self, own: GroupActions) -> Array:
+        """`[p, 2]`: what the function returned, checked."""
+        assert self.function is not None
+        pairs = np.asarray(self.function(own))
+        if not pairs.size:
+            return np.zeros((0, 2), np.int64)
+        problem = ""
+        if pairs.dtype.kind not in "iu" or pairs.ndim != 2 or pairs.shape[1] != 2:
+            problem = f"an array of {pairs.dtype}, {list(pairs.shape)}"
+        elif pairs.min() < 0 or pairs.max() >= len(own.actions):
+            problem = f"the rows {pairs.min()} to {pairs.max()}, of {len(own.actions)}"
+        elif (bad := pairs[:, 0] == pairs[:, 1]).any():
+            problem = f"row {pairs[bad][0, 0]} as its own neighbour"
+        elif (bad := np.diff(np.asarray(own.population)[pairs]).ravel() != 0).any():
+            problem = f"the rows {pairs[bad][0].tolist()}, which are of two populations"
+        if problem:
+            raise ValueError(
+                f"the neighborhood {self.kind!r} returned {problem}; it must return an array of "
+                "integers, [p, 2]: rows of agents, and of other agents of the same population."
+            )
+        return pairs
+
+
+def _takes_actions(function: Any) -> bool:
+    """Whether something is a function whose first parameter is annotated as `GroupActions`."""
+    if not callable(function) or isinstance(function, type):
+        return False
+    try:
+        first = next(iter(inspect.signature(function).parameters), "")
+        return get_type_hints(function).get(first) is GroupActions
+    except (NameError, TypeError, ValueError):  # no signature, or annotations that mean nothing
+        return False
 
 
 def _mean_of_group(own: GroupActions, group: GroupActions) -> Array:

@@ -104,12 +104,11 @@ class Casts:
         episodes: Mapping[int, Episode],
     ) -> GroupActions:
         """What a block's agents of a group have just played, and what its neighbourhood needs."""
-        needs = block.player.neighborhood.needs
-        given: dict[str, Array] = {}
-        if needs:
+        given: dict[str, Array | None] = {}
+        if reads := block.player.neighborhood.reads:
             playing = [index for index in sorted(episodes) if self.block(index, group) is block]
             here = {i: rows[i, group] for i in playing if len(rows[i, group].ids)}
-            given[needs] = _needed(block, group, here, episodes, needs)
+            given = {what: _read(block, group, here, episodes, what) for what in reads}
         actions = block.data["actions"][block.slices[group]]
         num_actions = int(self._groups[group].action_space.n)
         return GroupActions(actions, num_actions, block.population[group], **given)
@@ -138,25 +137,31 @@ def _joined(parts: Sequence[GroupActions]) -> GroupActions:
     return GroupActions(actions, parts[0].num_actions, population)
 
 
-def _needed(
+def _read(
     block: Block,
     group: str,
     here: Mapping[int, Rows],
     episodes: Mapping[int, Episode],
     needs: str,
-) -> Array:
-    """The positions of the agents of a group, or the edges between their rows."""
+) -> Array | None:
+    """The positions of the agents of a group, or the edges between their rows.
+
+    None if a population has none, where the neighbourhood only may read them.
+    """
     parts = {index: getattr(rows, needs) for index, rows in here.items()}
+    if block.player.neighborhood.needs != needs and any(p is None for p in parts.values()):
+        return None
     for index, part in parts.items():
         finite = part is not None and np.isfinite(part).all(axis=1)
         if not np.all(finite):
-            found = "None" if part is None else f"{part[np.argmin(finite)]} for a row"
+            bad = "None" if part is None else f"{part[np.argmin(finite)]} for a row"
             where = place(index, episodes[index].length, group)
             kind = block.player.neighborhood.kind
             raise PopulationError(
-                f"{where}: {needs} is {found}; the neighborhood {kind!r} needs finite numbers."
+                f"{where}: {needs} is {bad}; the neighborhood {kind!r} needs finite numbers."
             )
     if needs == "edges":  # they number the rows of one population
         starts = np.cumsum([0, *(len(rows.ids) for rows in here.values())])
         parts = dict(enumerate(p + s for p, s in zip(parts.values(), starts, strict=False)))
-    return np.concatenate(list(parts.values())) if parts else np.zeros((0, 2), np.int64)
+    found: Array = np.concatenate(list(parts.values())) if parts else np.zeros((0, 2), np.int64)
+    return found
