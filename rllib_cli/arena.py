@@ -189,7 +189,25 @@ def _check_picture(option: str, path: Path) -> None:
 
 
 def _show(played: "Tournament") -> None:
-    """Prints the agents, best first, and every pair if there are few agents."""
+    """Prints the agents, best first, and every pair if there are few agents.
+
+    Of groups in which nobody wins, every group's returns, by who played it and whom it met.
+    """
+    if played.returns:
+        click.echo(f"{played.env}: the groups differ, so nobody wins; returns of each group:")
+    for group, table in played.returns.items():
+        click.echo()
+        met = [name for name in played.agents if any(name in row for row in table.values())]
+        show_table(
+            [
+                {f"{group} played by": _short(name)}
+                | {f"against {_short(other)}": _figure(row.get(other)) for other in met}
+                for name in met
+                if (row := table.get(name))
+            ]
+        )
+    if played.returns:
+        return
     show_table([_agent_row(played, name) for name in played.agents])
     if len(played.agents) <= MOST_AGENTS_IN_PAIRS:
         click.echo()
@@ -197,6 +215,11 @@ def _show(played: "Tournament") -> None:
     if any(pair.distinct <= 2 < pair.matches for pair in played.pairs):
         note = "note: some pairs played the same match again and again: nothing is drawn at random"
         click.echo(f"{note}; try --random-steps 5, or --explore.", err=True)
+
+
+def _figure(value: float | None) -> str:
+    """A figure with one digit; `-` if there is none, and never `-0`."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"
 
 
 def _agent_row(played: "Tournament", name: str) -> dict[str, Any]:

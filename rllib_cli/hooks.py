@@ -169,7 +169,7 @@ class MFQHooks(Hooks):
         evaluated = bool(config.evaluation_interval)
         keys = keys_of(training, evaluation if evaluated else ())
         keys |= {"agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates"}
-        keys |= {"replay_size", "weights_lag"}
+        keys |= {"replay_size", "weights_lag", "episode_reward_mean"}
         keys |= {"self_play/win_rate", "self_play/opponents"} if config.has_opponent else set()
         keys |= {f"self_play/win_rates/{name}" for name in config.others if name != LATEST}
         win_rates = [f"{EVALUATED}/win_rate/{name}" for name in sorted(opponents)]

@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 from ray.tune.utils import flatten_dict
 
 from rllib_cli.hooks import Hooks
-from rllib_cli.results import EVALUATED
+from rllib_cli.results import EVALUATED, RETURN
 from rllib_cli.storage import is_full
 from rllib_mfq.algorithm.figures import BASELINE, GROUP_RETURNS_MEAN
 from rllib_mfq.mean_field.legal import is_number
@@ -164,8 +164,16 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(_aligned(line, widths) for line in lines)
 
 
-def summary(trial: Trial, searched: Sequence[str] = (), error: Exception | None = None) -> str:
-    """The closing line of a trial: what it reached and where its checkpoint is, or its error."""
+def summary(
+    trial: Trial,
+    searched: Sequence[str] = (),
+    error: Exception | None = None,
+    metric: str | None = None,
+) -> str:
+    """The closing line of a trial: what it reached and where its checkpoint is, or its error.
+
+    `metric` is the one that a scheduler optimises, if there is one: it is shown, once.
+    """
     name = str(trial.storage.experiment_dir_name)
     if searched:
         settings = (f"{key}={text}" for key, text in _settings(trial, searched).items())
@@ -181,13 +189,17 @@ def summary(trial: Trial, searched: Sequence[str] = (), error: Exception | None 
     rates = {who: rate for who, rate in played.get("win_rate", {}).items() if is_number(rate)}
     opponents = (trial.config or {}).get("evaluation_opponents") or ()
     reached = [f"win rate against {who} {rates[who]:.2f}" for who in opponents if who in rates]
+    shown = {f"{WIN_RATE}{who}" for who in opponents if who in rates}
     for who in opponents:
         reached += beside(played.get("opponents", {}).get(who, {}), who)
     if not reached:
         # Evaluation plays greedily, so it says more than training, which explores.
-        runners = result.get("evaluation", {}).get("env_runners") or result.get("env_runners", {})
-        value = runners.get("episode_return_mean")
+        where = EVALUATION if flatten_dict(result).get(EVALUATION) is not None else RETURN
+        value, shown = flatten_dict(result).get(where), {where}
         reached = [f"return {value:.1f}" if is_number(value) else "no episode has ended yet"]
+    best = flatten_dict(result).get(metric)
+    if metric and metric not in shown and is_number(best):
+        reached.insert(0, f"{short_name(metric)} {best:.3g}")
     checkpoint = trial.checkpoint.path if trial.checkpoint else "none"
     return (
         f"{name}: {', '.join(reached)} after {result.get('time_total_s', 0):.0f} s; "

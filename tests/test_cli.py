@@ -721,3 +721,20 @@ def test_results_that_are_not_there_yet_are_dashes():
     unfinished = trial(env_runners={"episode_return_mean": float("nan")})
     row = progress.figures(unfinished, hooks.MFQHooks())
     assert row["return"] == "-"
+
+
+def test_the_closing_line_names_the_optimised_metric_once():
+    length = "env_runners/episode_len_mean"
+    runners = {"episode_return_mean": 3.0, "episode_len_mean": 12.5}
+    ended = trial(status="TERMINATED", env_runners=runners, evaluation={})
+    ended.storage, ended.checkpoint = SimpleNamespace(experiment_dir_name="x"), None
+    ended.config = {"lr": 1e-3}
+    said = progress.summary(ended, ["lr"], metric=length)
+    assert said.startswith("x 00000 (lr=0.001): episode len mean 12.5, return 3.0 after")
+    assert (
+        progress.summary(ended, ["lr"], metric="env_runners/episode_return_mean").count("3.0") == 1
+    )
+    assert progress.summary(ended).startswith("x: return 3.0 after")
+    ended.last_result["evaluation"] = {"env_runners": {"win_rate": {"random": 0.75}}}
+    ended.config = {"lr": 1e-3, "evaluation_opponents": {"random": "random"}}
+    assert progress.summary(ended, metric=WIN_RATE).startswith("x: win rate against random 0.75 af")

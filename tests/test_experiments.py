@@ -473,3 +473,9 @@ def test_nothing_is_said_of_an_experiment_of_today():
 
 class Listener(RLlibCallback):
     """Reports what it likes."""
+
+
+def test_iql_is_said_to_be_the_other_one():
+    (note,) = [each for each in checked("IQL", "Pendulum-v1").notices if "IQL" in each]
+    assert "implicit Q-learning" in note and "MFQ with neighborhood: none" in note
+    assert not any("IQL" in each for each in checked(config=SMALL_BATTLE).notices)

@@ -128,6 +128,24 @@ def test_without_a_win_rate_the_return_is_drawn_and_any_other_metric_by_name(tmp
     assert figure.axes[0].get_ylabel() == "evaluation, opponents, random, kills"
 
 
+def test_what_lacks_the_metric_is_left_out_with_a_notice(tmp_path):
+    """As after a name was used twice, or a run was killed while it wrote a row."""
+    run = write_run(tmp_path / "mfq", 0, [(10, 0.25), (20, 0.5)])
+    write_run(tmp_path / "mfq", 1, [(10, 0.5)], rate=False, lr=0.1)
+    (tmp_path / "mfq" / "MFQ_2").mkdir()
+    (tmp_path / "mfq" / "MFQ_2" / "result.json").write_text("")
+    for path in (tmp_path / "mfq").glob("MFQ_0*/result.json"):
+        with path.open("a") as file:
+            file.write('{"agent_steps_sampled_lifetime": 30, "evalu')
+    told = []
+    drawn = curves(plots.plot([run], on_skip=told.append))
+    assert [*drawn] == ["mfq"] and drawn["mfq"][0].tolist() == [10, 20]
+    assert len(told) == 2 and all("a trial is left out: " in each for each in told)
+    assert f"metric is '{RATE}'" in told[0] and "no results yet" in told[1]
+    result = CliRunner().invoke(main, ["plot", str(run), "-o", str(tmp_path / "x.png")])
+    assert result.exit_code == 0 and result.stderr.count("note: a trial is left out") == 2
+
+
 def test_the_heat_map_has_both_triangles_and_the_best_first():
     figure = plots.plot_tournament(TOURNAMENT)
     axes = figure.axes[0]

@@ -1,5 +1,7 @@
 """Groups that differ in size or spaces: what is shown in place of a win rate; and episodes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,42 @@ def test_the_command_shows_returns_of_unlike_groups(pursuit):
     assert told.exit_code == 0, told.output
     assert "won" not in told.output and "win rate" not in told.output
     assert "as predator: mean return" in told.output and "random in its place" in told.output
+
+
+def test_a_tournament_of_unlike_groups_shows_the_returns_of_each(pursuit, tmp_path):
+    _, saved = pursuit
+    words = ["tournament", str(saved), "random", "--matches", "4", "--processes", "1"]
+    told = CliRunner().invoke(
+        command.main, [*words, "--explore", "--out", str(tmp_path / "x.json")]
+    )
+    assert told.exit_code == 0, told.output
+    assert "rating" not in told.output and "won" not in told.output
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content["pairs"] == [] and content["ratings"] == {}
+    returns = content["returns"]
+    assert set(returns) == {"predator", "prey"}
+    for by_player in returns.values():
+        assert set(by_player[saved.name]) == {"random"}
+        assert set(by_player["random"]) == {saved.name, "random"}
+    # Of the same two matches: what the predators get is what they got from the prey that they met.
+    groups = magent2("adversarial_pursuit_v4", **PURSUIT).groups
+    players = load_opponent("random", "random", groups).players(torch.Generator().manual_seed(5))
+    episodes = play_episodes(
+        lambda index: magent2("adversarial_pursuit_v4", **PURSUIT), players, 60, seed=9
+    )
+    for group in groups:
+        values = np.array([episode.returns[group] for episode in episodes])
+        error = values.std() * np.sqrt(1 / 2 + 1 / 60)
+        assert abs(returns[group]["random"]["random"] - values.mean()) < 5 * error
+        shown = f"{round(returns[group][saved.name]['random'], 1) + 0.0:.1f}"
+        (line,) = [
+            line
+            for line in told.output.split(f"{group} played by")[1].split("\n\n")[0].splitlines()
+            if line.split()[:1] == [saved.name]
+        ]
+        assert shown in line
+    plotted = CliRunner().invoke(command.main, ["plot", str(tmp_path / "x.json"), "-o", "x.png"])
+    assert plotted.exit_code == 2 and "there are no win rates to draw" in plotted.output
 
 
 def test_groups_are_alike_if_spaces_and_sizes_are():

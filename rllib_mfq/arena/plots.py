@@ -249,17 +249,16 @@ def _read(path: Path) -> tuple[str, Any]:
 
 def _trial(argument: str, file: Path) -> Trial:
     """The trial of a `result.json`."""
-    rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-    if not rows:
-        raise ValueError(f"{file} holds no results yet.")
-    config = [flatten_dict(row.pop("config", {})) for row in rows][-1]
+    lines = file.read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be cut off
+    config = ([flatten_dict(row.pop("config", {})) for row in rows] or [{}])[-1]
     for key in ("seed", "time_limit_s"):  # they tell no curves apart
         config.pop(key, None)
     return Trial(argument, file.parent.parent.name, config, [flatten_dict(row) for row in rows])
 
 
 def _default_metric(trials: Sequence[Trial]) -> str:
-    known = {key for trial in trials for key in trial.results[-1]}
+    known = {key for trial in trials for row in trial.results[-1:] for key in row}
     for key in sorted(known):
         opponent = f"{EVALUATED}/opponents/{key.removeprefix(WIN_RATE)}/"
         if key.startswith(WIN_RATE) and any(other.startswith(opponent) for other in known):
@@ -313,6 +312,8 @@ def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _series(trial: Trial, x: str, metric: str) -> tuple[Array, Array]:
     """x, ascending, and the finite values of one trial."""
+    if not trial.results:
+        raise ValueError(f"a run of {trial.experiment} has no results yet.")
     known = dict.fromkeys(key for row in trial.results for key in row)
     for option, key in (("x", x), ("metric", metric)):
         if key not in known:

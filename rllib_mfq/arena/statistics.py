@@ -100,7 +100,12 @@ def rate(names: Sequence[str], pairs: Sequence[Pair], anchor: str | None) -> dic
 
 
 def win_rates(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> Array:
-    """`[n, n]`: of the agent of the row against that of the column; NaN where none was played."""
+    """`[n, n]`: of the agent of the row against that of the column; NaN where none was played.
+
+    Raises a ValueError without pairs, as of a tournament in which nobody wins.
+    """
+    if not pairs:
+        raise ValueError("the groups of this tournament differ: there are no win rates to draw.")
     place = {name: index for index, name in enumerate(names)}
     rates = np.full((len(names), len(names)), np.nan)
     for pair in pairs:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,17 @@ SIDE_BY_SIDE = 32
 
 @dataclass(frozen=True)
 class Tournament:
-    """What was played, and how it went."""
+    """What was played, and how it went.
+
+    Where winning means nothing (see `Episode.has_winner`) there are no `pairs` and `ratings`, but
+    `returns`: of each group, by the agent that played it and the one that it met, the mean over
+    matches of the sum over the group's agents; `random`, if it plays, has met itself, too.
+    """
 
     agents: list[str]  # names, the best rated first
     pairs: list[Pair]  # of those that met
     ratings: dict[str, float]  # Elo points of each agent
+    returns: dict[str, dict[str, dict[str, float]]]
     env: str
     env_config: dict[str, Any]
     seed: int
@@ -132,12 +139,29 @@ def play_tournament(
     for half, played in _played(halves, min(processes or os.cpu_count() or 1, len(pairs))):
         episodes[half] = played
         on_matches(len(episodes) * matches // 2, len(pairs) * matches)
-    counted = [count(names[a], names[b], episodes[a, b], episodes[b, a]) for a, b in pairs]
     anchor = next((name for name, spec in agents.items() if spec == RANDOM), None)
+    told: tuple[Any, ...] = (described, arguments, seed, matches, explore, random_steps)
+    if not all(match.has_winner for half in episodes.values() for match in half):
+        if anchor:
+            place = names.index(anchor)
+            episodes[place, place] = play(_seed(seed, (place, place)), RANDOM, RANDOM)
+        return Tournament(names, [], {}, _returns(names, episodes), *told)
+    counted = [count(names[a], names[b], episodes[a, b], episodes[b, a]) for a, b in pairs]
     ratings = rate(names, counted, anchor)
     names.sort(key=lambda name: -ratings[name])
-    how = (seed, matches, explore, random_steps)
-    return Tournament(names, counted, ratings, described, arguments, *how)
+    return Tournament(names, counted, ratings, {}, *told)
+
+
+def _returns(
+    names: Sequence[str], episodes: Mapping[tuple[int, int], Sequence[Episode]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """See `Tournament.returns`; `episodes` are those of the first group's and the other's agent."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for pair, matches in sorted(episodes.items()):
+        for group, mine, other in zip(matches[0].returns, pair, reversed(pair), strict=True):
+            mean = fmean(match.returns[group] for match in matches)
+            found.setdefault(group, {}).setdefault(names[mine], {})[names[other]] = float(mean)
+    return found
 
 
 def _check_numbers(matches: int, seed: int, processes: int | None) -> None:
