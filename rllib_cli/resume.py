@@ -4,6 +4,7 @@ Tune saves the state of a run every ten seconds. It deletes old checkpoints at o
 its state may name checkpoints that are gone, and lack those that are there.
 """
 
+import contextlib
 import copy
 import json
 import re
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyarrow.fs import LocalFileSystem
 from ray.train._internal.checkpoint_manager import _CheckpointManager
 from ray.train._internal.session import _TrainingResult
+from ray.train._internal.storage import StorageContext
 from ray.tune import Checkpoint
 from ray.tune.experiment import Experiment as TuneExperiment
 from ray.tune.experiment import Trial
@@ -23,7 +26,8 @@ from rllib_cli.experiments import BadInput, Experiment, parse
 from rllib_cli.rows import STEP, go_back
 from rllib_cli.storage import METRICS, UNFINISHED, is_local, names_in, read, reason, write
 from rllib_cli.validation import searched
-from rllib_mfq.algorithm.checkpoint import check_checkpoint
+from rllib_mfq.algorithm.checkpoint import check_checkpoint, downloaded
+from rllib_mfq.algorithm.checksums import check_files
 
 STATE = "experiment_state-"
 """What the names of Tune's files with the state of a run begin with."""
@@ -186,25 +190,48 @@ def _load(experiment: TuneExperiment, trial_state: str, metadata: str) -> Trial:
         fs.delete_dir(f"{folder}/{half}")
     new = _CheckpointManager(old.checkpoint_config)
     names = names_in(storage, folder, "checkpoint_")
-    for each in names:
-        path = f"{folder}/{each}"
-        metrics = read(storage, f"{path}/{METRICS}")
-        result = recorded.get(each)
-        if result is None and metrics is not None:
-            result = _TrainingResult(Checkpoint(path, fs), json.loads(metrics))
-        if result is not None and _is_whole(experiment, path):
-            new.register_checkpoint(result)
+    saved = [
+        result
+        for each in names
+        if (result := recorded.get(each) or _saved(storage, f"{folder}/{each}"))
+        and _is_whole(result.checkpoint.path, fs)
+    ]
+    while saved and not _is_sound(saved[-1].checkpoint.path, fs):
+        saved.pop()
+    for result in saved:
+        new.register_checkpoint(result)
     trial.run_metadata.checkpoint_manager = new
     storage.current_checkpoint_index = max((int(n.rpartition("_")[2]) for n in names), default=-1)
     return trial
 
 
-def _is_whole(experiment: TuneExperiment, path: str) -> bool:
+def _saved(storage: StorageContext, path: str) -> _TrainingResult | None:
+    """A checkpoint with the result that is saved beside it; None if that is missing or damaged."""
     try:
-        check_checkpoint(path if is_local(experiment) else f"://{path}")
+        metrics = json.loads(read(storage, f"{path}/{METRICS}") or "")
     except ValueError:
-        return False
-    return True
+        return None
+    return _TrainingResult(Checkpoint(path, storage.storage_filesystem), metrics)
+
+
+def _is_whole(path: str, filesystem: Any) -> bool:
+    """Whether a folder has the files of a checkpoint; what is remote is not looked at."""
+    with contextlib.suppress(ValueError):
+        return bool(check_checkpoint(path if _is_here(filesystem) else f"://{path}"))
+    return False
+
+
+def _is_sound(path: str, filesystem: Any) -> bool:
+    """Whether no file of a checkpoint is missing or damaged; one that is remote is fetched."""
+    with contextlib.suppress(ValueError):
+        with downloaded(path, None if _is_here(filesystem) else filesystem) as folder:
+            check_files(folder)
+        return True
+    return False
+
+
+def _is_here(filesystem: Any) -> bool:
+    return isinstance(filesystem, LocalFileSystem)
 
 
 def _newest(trial: Trial) -> dict[str, Any]:

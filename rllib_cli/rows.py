@@ -24,8 +24,11 @@ from ray.tune.utils.util import SafeFallbackEncoder
 STEP = "training_iteration"
 
 
-class Rows(JsonLoggerCallback, CSVLoggerCallback):  # else Tune would add these two
-    """Writes a row as soon as Tune has it, before the checkpoint of its iteration."""
+class Rows(JsonLoggerCallback):  # in the place of the one that Tune would add
+    """Writes a row into `result.json` as soon as Tune has it, before the iteration's checkpoint.
+
+    Tune takes a callback for a logger of one kind only, so `progress.csv` is another one's.
+    """
 
     def log_trial_start(self, trial: Trial) -> None:
         """Writes `params.json`; takes out the rows of an earlier run in the same folder."""
@@ -35,17 +38,27 @@ class Rows(JsonLoggerCallback, CSVLoggerCallback):  # else Tune would add these 
         self.update_config(trial, trial.config)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Writes a row into both files."""
+        """Writes a row."""
         folder = Path(trial.path)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / EXPR_RESULT_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(result, cls=SafeFallbackEncoder) + "\n")
-        add_row(folder / EXPR_PROGRESS_FILE, flat(result))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial) -> None:
         """Takes out the rows that a trial which failed makes anew from its last checkpoint."""
         latest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result
         go_back(Path(trial.path), latest.metrics[STEP] if latest else 0)
+
+    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
+        """Has nothing to close."""
+
+
+class Table(CSVLoggerCallback):  # in the place of the one that Tune would add
+    """Writes a row into `progress.csv`, too; comes after `Rows`, which takes rows out."""
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+        """Writes a row."""
+        add_row(Path(trial.path, EXPR_PROGRESS_FILE), flat(result))
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """Has nothing to close."""
@@ -111,10 +124,9 @@ def go_back(folder: Path, iteration: int) -> None:
         return
     kept = [row for row in read_results(folder) if row[STEP] <= iteration]
     replace(folder / EXPR_RESULT_FILE, "".join(json.dumps(row) + "\n" for row in kept))
-    path = folder / EXPR_PROGRESS_FILE
-    if columns := dict.fromkeys(read_header(path)):
-        rows = [flat(row) for row in kept]
-        write_csv(path, list(columns | dict.fromkeys(key for row in rows for key in row)), rows)
+    path, rows = folder / EXPR_PROGRESS_FILE, [flat(row) for row in kept]
+    columns = dict.fromkeys([*read_header(path), *(key for row in rows for key in row)])
+    write_csv(path, list(columns), rows)
 
 
 def replace(path: Path, text: str) -> None:

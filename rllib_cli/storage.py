@@ -4,13 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem, copy_files
-from ray.train._internal.storage import StorageContext
+from ray.train._internal.storage import StorageContext, _FilesystemSyncer
 from ray.tune import Checkpoint
 from ray.tune.experiment import Experiment as TuneExperiment
 from ray.tune.utils.util import SafeFallbackEncoder
@@ -24,10 +25,38 @@ UNFINISHED = "unfinished_"
 """What stands before the name of a checkpoint's folder while it is written."""
 
 
+class _WholeFiles(_FilesystemSyncer):
+    """Copies Tune's own files to a disk; a kill meanwhile leaves the old ones, not half a file."""
+
+    def _sync_up_command(
+        self, local_path: str, uri: str, exclude: list[str] | None = None
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
+        return _copy_files, {"source": local_path, "target": uri, "exclude": exclude or []}
+
+
+def _copy_files(source: str, target: str, exclude: list[str]) -> None:
+    without = shutil.ignore_patterns(".*", *exclude)  # Tune's own unfinished files have a dot
+    shutil.copytree(source, target, ignore=without, copy_function=_copy, dirs_exist_ok=True)
+
+
+def _copy(source: str, target: str) -> None:
+    part = Path(target).with_name(f".{Path(target).name}")
+    shutil.copyfile(source, part)
+    part.replace(target)
+
+
 class Storage(StorageContext):
-    """Tune's storage; its checkpoints on a disk appear whole or not at all."""
+    """Tune's storage; on a disk, its checkpoints and files appear whole or not at all."""
 
     _metrics: dict[str, Any] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(self.storage_filesystem, LocalFileSystem):
+            period, timeout = self.sync_config.sync_period, self.sync_config.sync_timeout
+            self.syncer = _WholeFiles(
+                self.storage_filesystem, sync_period=period, sync_timeout=timeout
+            )
 
     def _update_checkpoint_index(self, metrics: dict[str, Any]) -> None:
         super()._update_checkpoint_index(metrics)

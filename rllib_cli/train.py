@@ -27,7 +27,7 @@ from rllib_cli.plugins import import_plugins
 from rllib_cli.progress import Progress, summary
 from rllib_cli.results import RETURN, is_goal
 from rllib_cli.resume import begin, was_run
-from rllib_cli.rows import Rows
+from rllib_cli.rows import Rows, Table
 from rllib_cli.session import Interrupt, be_quiet, kept_errors, start_ray
 from rllib_cli.storage import StoredExperiment, claim, is_local, reason
 from rllib_cli.translation import translate
@@ -220,7 +220,8 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback], resu
             click.echo(f"{plan.name}: failed: {reason(error)}.", file=sys.stderr)
             return FAILED
     for trial in trials:
-        click.echo(summary(trial, keys if trials[1:] else (), errors.get(trial.trial_id)))
+        why, told = errors.get(trial.trial_id), keys if trials[1:] else ()
+        click.echo(summary(trial, told, why, settings.get("metric")))
     if interrupt.requested:
         words = [word for word in sys.argv[1:] if word != "--resume"]
         click.echo(f"Go on with: {shlex.join(['rllib', *words, '--resume'])}")
@@ -246,7 +247,7 @@ def _tune(
     **settings: Any,
 ) -> list[Trial]:
     """Lets Tune run an experiment, and shows the progress; `goals` are results to be shown."""
-    rows = [Rows()] if is_local(experiment) else []
+    rows = [Rows(), Table()] if is_local(experiment) else []
     trials: list[Trial] = tune.run(
         experiment,
         verbose=1,

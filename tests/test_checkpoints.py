@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModule
-from small_battles import small_battle, weights
+from small_battles import memories, small_battle, weights
 
 from rllib_cli.command import main
 from rllib_cli.hooks import load_config
@@ -203,6 +204,33 @@ def test_a_restore_notices_a_flipped_byte_before_it_changes_anything(build, save
     assert algo._agent_steps > 0
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_a_checkpoint_at_a_uri_is_as_one_in_a_folder(build, tmp_path, old):
+    config = small_battle(old=old, store_replay_in_checkpoints=True)
+    algo, uri = build(config), (tmp_path / "bucket" / "saved").as_uri()
+    algo.train()
+    assert algo.save_to_path(uri) == uri
+    folder = tmp_path / "bucket" / "saved"
+    check_files(folder)
+    assert {FILE, ENVIRONMENT} <= {path.name for path in folder.iterdir()}
+    inside = build(config)
+    inside.save_to_path("inside", filesystem=SubTreeFileSystem(str(tmp_path), LocalFileSystem()))
+    check_files(tmp_path / "inside")
+    inside.restore_from_path(uri)
+    for again in (inside, MFQ.from_checkpoint(uri)):
+        assert again._agent_steps == algo._agent_steps > 0
+        mine, theirs = weights(algo, "red"), weights(again, "red")
+        assert all((mine[name] == theirs[name]).all() for name in mine)
+        kept, other = memories(algo), memories(again)
+        assert [len(memory) for memory in kept.values()] == [len(m) for m in other.values()]
+        assert sum(map(len, other.values())) == algo._agent_steps
+    again.stop()
+    damage(folder / "algorithm_state.pkl", "flipped")
+    for read in (algo.restore_from_path, MFQ.from_checkpoint):
+        with pytest.raises(ValueError, match=f"{uri}/algorithm_state.pkl is damaged: its"):
+            read(uri)
+
+
 def test_a_missing_file_is_named(folder):
     (folder / MODULES / "shared" / NETWORK).unlink()
     with pytest.raises(ValueError, match=f"{NETWORK} is missing"):
@@ -225,3 +253,25 @@ def test_a_checkpoint_over_another_one_keeps_nothing_of_it(build, folder, tmp_pa
     algo.save_to_path(str(folder))
     assert json.loads((folder / ENVIRONMENT).read_text())["env_config"]["map_size"] == 14
     check_files(folder)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_counters_of_evaluations_add_up_also_after_a_restore(build, tmp_path, old):
+    config = small_battle(old=old).evaluation(evaluation_interval=2, evaluation_duration=3)
+    algo = build(config)
+
+    def played(algo):
+        found = algo.train()["evaluation"]["env_runners"]
+        steps = found["num_agent_steps_sampled_lifetime"]
+        assert steps["red"] == 2 * 20 * found["num_episodes_lifetime"]
+        assert found["num_env_steps_sampled_lifetime"] == 20 * found["num_episodes_lifetime"]
+        return found["num_episodes_lifetime"]
+
+    algo.train()
+    assert [played(algo) for _ in range(4)] == [3, 3, 6, 6]
+    algo.save_to_path(str(tmp_path / "saved"))
+    again = build(config)
+    again.restore_from_path(str(tmp_path / "saved"))
+    assert [played(again) for _ in range(3)] == [9, 9, 12]
+    assert again.evaluate()["env_runners"]["num_episodes_lifetime"] == 15
+    assert played(again) == 15

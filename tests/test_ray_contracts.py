@@ -11,6 +11,7 @@ import logging
 import os
 import pkgutil
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -61,24 +62,26 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.rllib.utils.serialization import deserialize_type
 from ray.train._internal.checkpoint_manager import _CheckpointManager
 from ray.train._internal.session import _TrainingResult
-from ray.train._internal.storage import StorageContext
+from ray.train._internal.storage import StorageContext, _FilesystemSyncer
 from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
 from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment as TuneExperiment
 from ray.tune.experiment import Trial
 from ray.tune.experimental.output import get_air_verbosity
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry
 from ray.tune.result import TRIAL_INFO
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler, create_scheduler
 from ray.tune.tune import _setup_signal_catching
 from ray.tune.utils import flatten_dict
+from ray.tune.utils.callback import _create_default_callbacks
 from ray.util import debug
 from small_battles import small_battle
 
 import rllib_cli
 import rllib_mfq
-from rllib_cli import hooks, resume, translation, validation
+from rllib_cli import hooks, resume, rows, translation, validation
 from rllib_cli.session import Interrupt, be_quiet, kept_errors
 from rllib_cli.storage import Storage, StoredExperiment
 from rllib_mfq import MFQEnvRunner, MFQRolloutWorker, MFQTorchPolicy, MFQTorchRLModule
@@ -122,6 +125,7 @@ NAMES = [
         "_update_checkpoint_index",
         "a half-written checkpoint has a whole one's name",
     ),
+    (_FilesystemSyncer, "_sync_up_command", "Tune's own files are half there after a kill"),
     (TuneExperiment, "_storage_context_cls", "runs of the command keep checkpoints as Tune does"),
     (Learner, "_log_steps_trained_metrics", "rows are logged after every update"),
     (StorageContext, "_check_validation_file", "a folder of results is not checked on its node"),
@@ -872,6 +876,39 @@ def test_an_algorithm_says_what_a_trial_needs_before_there_is_one():
     # `_check_resources` refuses what this machine cannot run.
     request = rllib_mfq.MFQ.default_resource_request({"env": "battle_v4", "num_env_runners": 2})
     assert request.required_resources["CPU"] == 3
+
+
+def test_tune_adds_no_logger_that_writes_the_files_of_ours():
+    # It would write into a temporary folder, whose copy is put over the rows every few seconds.
+    loggers = _create_default_callbacks([rows.Rows(), rows.Table()])
+    for kind, mine in ((JsonLoggerCallback, rows.Rows), (CSVLoggerCallback, rows.Table)):
+        assert [type(each) for each in loggers if isinstance(each, kind)] == [mine]
+
+
+def test_tunes_own_files_are_copied_whole(tmp_path, monkeypatch):
+    # A state of the run that is half there after a kill could not be resumed.
+    source, target = tmp_path / "source", tmp_path / "target"
+    kept = StoredExperiment("x", run="MFQ", storage_path=str(tmp_path)).storage
+    assert isinstance(kept.syncer, _FilesystemSyncer)
+    for text in ("old", "new"):
+        (source / "trial").mkdir(parents=True, exist_ok=True)
+        (source / "trial" / "state.json").write_text(text)
+        (source / ".unfinished").write_text(text)
+        kept.syncer.sync_up(str(source), str(target))
+        kept.syncer.wait()
+        assert [path.name for path in target.rglob("*.json")] == ["state.json"]
+        assert (target / "trial" / "state.json").read_text() == text
+        assert not (target / ".unfinished").exists()
+
+    def killed(source, part):
+        Path(part).write_text("")
+        raise OSError("killed")
+
+    monkeypatch.setattr(shutil, "copyfile", killed)
+    kept.syncer.sync_up(str(source), str(target))
+    with pytest.raises(OSError, match="killed"):
+        kept.syncer.wait()
+    assert (target / "trial" / "state.json").read_text() == "new"
 
 
 def test_what_a_run_that_is_resumed_relies_on(ray_session, tmp_path):

@@ -1,6 +1,7 @@
 """The ends of runs: killed, interrupted, on full disks, two at once; and --resume after them."""
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_battles import OLD
 from test_cli import results_of, rllib, start, write
 
 from rllib_cli import rows, storage, train
+from rllib_mfq.algorithm.checksums import FILE as CHECKSUMS
 
-STEP = "training_iteration"
+STEP, ROWS = "training_iteration", "agent_steps_sampled_lifetime"
 SMALL = {
     "run": "MFQ",
     "env": "ising_v0",
@@ -34,9 +37,14 @@ SMALL = {
 }
 
 
+STACKS = pytest.mark.parametrize("ended", [False, True], indirect=True, ids=["new", "old"])
+
+
 def run(folder, *options, **changes):
-    """Trains `SMALL`, with other keys, in a folder."""
+    """Trains `SMALL`, with other keys, in a folder; on the old API stack where it says so."""
     experiment = {**SMALL, **changes}
+    if (folder / "old").exists():
+        experiment["config"] = experiment["config"] | OLD
     path = write(folder / "x.yaml", {"x": experiment})
     return rllib("train", "file", path, "--storage-path", folder, *options)
 
@@ -60,9 +68,11 @@ def checkpoints(folder):
 
 
 @pytest.fixture(scope="module")
-def ended(ray_session, tmp_path_factory):
+def ended(request, ray_session, tmp_path_factory):
     """The folder of a run that reached its stop."""
     folder = tmp_path_factory.mktemp("ended")
+    if getattr(request, "param", False):
+        (folder / "old").touch()
     result = run(folder)
     assert result.exit_code == 0, result.output
     return folder
@@ -74,6 +84,7 @@ def copied(ended, tmp_path):
     return shutil.copytree(ended, tmp_path / "copy")
 
 
+@STACKS
 def test_checkpoints_and_rows_are_where_the_run_is(ended):
     assert iterations(ended) == [1, 2, 3]
     assert [row[STEP] for row in table(ended)] == ["1", "2", "3"]
@@ -84,6 +95,7 @@ def test_checkpoints_and_rows_are_where_the_run_is(ended):
     assert list(ended.rglob("params.json")) and not list(ended.rglob(f"{storage.UNFINISHED}*"))
 
 
+@STACKS
 def test_a_raised_stop_and_other_settings_act(copied):
     result = run(
         copied, "--resume", stop={STEP: 5}, config=with_config(lr=1e-3, env_config={"size": 6})
@@ -127,6 +139,7 @@ def test_a_run_that_has_ended_says_so(copied):
     assert "note: x: all trials have ended; raise stop" in result.stderr
 
 
+@STACKS
 def test_a_run_goes_on_where_tunes_state_lags_behind_its_checkpoints(copied):
     """As after a kill: the state names checkpoints that are gone and lacks those that are there."""
     (state,) = (copied / "x").glob("experiment_state-*")
@@ -153,6 +166,7 @@ def test_a_run_goes_on_where_tunes_state_lags_behind_its_checkpoints(copied):
     assert steps == sorted(set(steps))
 
 
+@STACKS
 def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(copied):
     (newest,) = (copied / "x").rglob("checkpoint_000002")
     (newest / "class_and_ctor_args.pkl").unlink()
@@ -160,6 +174,35 @@ def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(copied):
     assert result.exit_code == 0, result.output
     assert iterations(copied) == [1, 2, 3, 4]
     assert checkpoints(copied)[-1] == "checkpoint_000004"
+
+
+@STACKS
+@pytest.mark.parametrize("file", ["algorithm_state.pkl", storage.METRICS, CHECKSUMS])
+def test_a_checkpoint_with_a_flipped_byte_is_not_gone_on_from(copied, file):
+    (state,) = (copied / "x").glob("experiment_state-*")
+    old = state.read_text()
+    assert run(copied, "--resume", stop={STEP: 5}).exit_code == 0
+    for path in (copied / "x").glob("experiment_state-*"):  # it lags behind the checkpoints
+        path.write_text(old)
+    (newest,) = (copied / "x").rglob(f"checkpoint_000004/{file}")
+    content = bytearray(newest.read_bytes())
+    content[0] ^= 1
+    newest.write_bytes(content)
+    result = run(copied, "--resume", stop={STEP: 6})
+    assert result.exit_code == 0, result.output
+    assert iterations(copied) == [1, 2, 3, 4, 5, 6]
+    (found,) = results_of(copied)
+    steps = [row[ROWS] for row in found]
+    assert steps == sorted(set(steps))
+    assert checkpoints(copied)[-1] == "checkpoint_000006"  # of the iterations 5 and 6
+
+
+def test_a_name_that_is_used_again_is_noted(copied):
+    result = run(copied, config=with_config(lr=1e-3))
+    assert result.exit_code == 0, result.output
+    (note,) = [line for line in result.stderr.splitlines() if "an earlier run" in line]
+    assert str(copied / "x") in note and "--experiment-name" in note and "--resume" in note
+    assert [[row[STEP] for row in found] for found in results_of(copied)] == [[1, 2, 3]] * 2
 
 
 def test_two_runs_in_one_folder_are_refused(copied, monkeypatch):
@@ -285,7 +328,7 @@ def test_progress_csv_has_what_later_rows_report(ray_session, tmp_path):
 def wait(process, folder, condition, seconds=120):
     """Waits until the rows of a run fulfil a condition."""
     deadline = time.time() + seconds
-    while not condition((results_of(folder) or [[]])[0]):
+    while not condition(next(map(rows.read_results, folder.glob("*/*/")), [])):
         assert time.time() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.05)
 
@@ -327,39 +370,110 @@ def test_sigterm_saves_a_checkpoint_and_a_second_one_ends_at_once(tmp_path):
     assert iterations(tmp_path)[-1] == reached
 
 
+HANGS = """
+import os, pathlib, time
+import gymnasium as gym
+import numpy as np
+
+class Hangs(gym.Env):
+    observation_space = gym.spaces.Box(0, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 30:
+            pathlib.Path("hangs").write_text(str(os.getpid()))
+            while True:
+                time.sleep(1000)
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+"""
+
+
+def test_ctrl_c_ends_a_run_whose_environment_hangs_in_the_trials_process(tmp_path):
+    (tmp_path / "stuck.py").write_text(HANGS)
+    config = {key: value for key, value in SMALL["config"].items() if key != "env_config"}
+    endless = {**SMALL, "env": "stuck.Hangs", "config": config, "stop": {STEP: 100_000}}
+    path = write(tmp_path / "x.yaml", {"x": endless})
+    words = ("train", "file", path, "--storage-path", tmp_path, "--ray-num-cpus", 1)
+    process = start(*words, cwd=tmp_path)
+    try:
+        deadline = time.time() + 120
+        while not (tmp_path / "hangs").exists():
+            assert time.time() < deadline and process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert process.poll() is None  # the iteration, at whose end it would save, has no end
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert "press Ctrl-C again to end now" in err and "Traceback" not in err
+        assert err.splitlines()[-1] == "Ended without a checkpoint."
+        number = int((tmp_path / "hangs").read_text())
+        while Path(f"/proc/{number}").exists():  # and nothing goes on without the command
+            assert time.time() < deadline
+            time.sleep(0.1)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def check_killed(folder):
+    """Checks what a killed run left: nothing is lost but what its newest checkpoint lacks.
+
+    Returns:
+        The iteration of the newest checkpoint.
+    """
+    (path,) = folder.glob("x/*/result.json")
+    found = rows.read_results(path.parent)  # the last one may be cut off
+    assert [row[STEP] for row in found] == list(range(1, len(found) + 1))
+    assert len(path.read_text().splitlines()) <= len(found) + 1
+    flat = [rows.flat(row) for row in found]
+    counters = [key for key in flat[0] if "_lifetime" in key and "throughput" not in key]
+    assert len(counters) > 5
+    for before, row in itertools.pairwise(flat):
+        assert all(row[key] >= before[key] for key in counters)
+        assert row[ROWS] > before[ROWS]
+    in_table = [row[STEP] for row in rows.read_csv(path.with_name("progress.csv"))]
+    assert in_table[: len(found) - 1] == [str(number) for number in range(1, len(found))]
+    assert all(state.stat().st_size for state in (folder / "x").glob("*state-*.json"))
+    saved = [
+        json.loads(p.read_text())[STEP] for p in folder.rglob(f"checkpoint_*/{storage.METRICS}")
+    ]
+    newest = max(saved, default=0)
+    assert newest <= len(found)
+    return newest
+
+
 def kill_and_resume(folder, kills, seed):
-    """Kills a run at random moments and resumes it, until it was killed `kills` times."""
+    """Kills a run at random moments, also while it starts, and resumes it."""
     draw = random.Random(seed)
     path = write(folder / "x.yaml", {"x": {**SMALL, "stop": {STEP: 100_000}}})
     words = ("train", "file", path, "--storage-path", folder, "--ray-num-cpus", 1)
-    saved, done = 0, 0
-    for number in range(kills + 1):
+    saved = 0
+    for number in range(kills):
         process = start(*words, *(["--resume"] if number else []))
         try:
-            wait(process, folder, lambda found, n=saved: found and found[-1][STEP] > n + 1)
-            found = results_of(folder)[0]
-            steps = [row["agent_steps_sampled_lifetime"] for row in found]
-            assert [row[STEP] for row in found] == list(range(1, len(found) + 1))
-            assert steps == sorted(set(steps)) and len(found) >= done
-            time.sleep(draw.uniform(0, 5))
+            if number % 3 == 2:
+                time.sleep(draw.uniform(2, 12))
+            else:
+                wait(process, folder, lambda found, n=saved: found and found[-1][STEP] > n + 1)
+                time.sleep(draw.uniform(0, 5))
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        newest = max((folder / "x").rglob(f"checkpoint_*/{storage.METRICS}"))
-        saved = done = json.loads(newest.read_text())[STEP]
-        assert iterations_up_to(folder, saved) == list(range(1, saved + 1))
-
-
-def iterations_up_to(folder, last):
-    """The iterations of the rows; the last row may be cut off."""
-    (path,) = folder.rglob("result.json")
-    found = [row[STEP] for row in rows.read_results(path.parent)]
-    return [number for number in found if number <= last]
+            _, err = process.communicate()
+        assert "Error" not in err, err
+        before, saved = saved, check_killed(folder)
+        assert saved >= before and (saved > before or number % 3 == 2)
 
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(tmp_path):
-    kill_and_resume(tmp_path, 2, seed=1)
+    kill_and_resume(tmp_path, 3, seed=1)
 
 
 @pytest.mark.slow

@@ -7,10 +7,12 @@ the user's, and where JSON has no word for the environment.
 """
 
 import contextlib
+import itertools
 import json
 import pickle
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -217,49 +219,69 @@ def _has_callbacks(config: Any) -> bool:
     return any(getattr(config, name) not in (None, default[name]) for name in names)
 
 
-def save_memories(path: str | Path, filesystem: Any, states: Iterable[Mapping[str, Any]]) -> None:
+def save_memories(folder: str | Path, states: Iterable[Mapping[str, Any]]) -> None:
     """Writes the state of every learner's memories into a file of its own, one after another.
 
     A file gets its name when it is complete.
 
     Args:
-        path: an algorithm's checkpoint, or its URI.
-        filesystem: of the path; None if it is this machine's or the URI says.
+        folder: an algorithm's checkpoint.
         states: one for each learner.
     """
-    filesystem, folder = _filesystem(path, filesystem)
-    filesystem.create_dir(str(folder / REPLAY), recursive=True)
+    Path(folder, REPLAY).mkdir(exist_ok=True)
     for learner, state in enumerate(states):
-        file = str(folder / REPLAY / f"learner_{learner}.pkl")
-        with filesystem.open_output_stream(f"{file}.part") as stream:
+        file = Path(folder, REPLAY, f"learner_{learner}.pkl")
+        part = file.with_name(f"{file.name}.part")
+        with part.open("wb") as stream:
             pickle.dump(state, stream, protocol=5)
-        filesystem.move(f"{file}.part", file)
+        part.replace(file)
 
 
-def memory_files(path: str | Path, filesystem: Any = None) -> list[tuple[Any, str]]:
+def memory_files(folder: str | Path) -> list[Path]:
     """The files of `save_memories` in a checkpoint, in the order of the learners."""
-    filesystem, folder = _filesystem(path, filesystem)
-    files: list[tuple[Any, str]] = []
-    while True:
-        file = str(folder / REPLAY / f"learner_{len(files)}.pkl")
-        if filesystem.get_file_info(file).type == pyarrow.fs.FileType.NotFound:
-            return files
-        files.append((filesystem, file))
+    numbers = itertools.count()
+    files = (Path(folder, REPLAY, f"learner_{number}.pkl") for number in numbers)
+    return list(itertools.takewhile(Path.is_file, files))
 
 
-def load_memories(file: tuple[Any, str]) -> dict[str, Any]:
+def load_memories(file: Path) -> dict[str, Any]:
     """Reads one of the `memory_files`."""
-    filesystem, path = file
-    with filesystem.open_input_stream(path) as stream:
+    with file.open("rb") as stream:
         state: dict[str, Any] = pickle.load(stream)
     return state
 
 
-def _filesystem(path: str | Path, filesystem: Any) -> tuple[Any, Path]:
+def is_remote(path: str | Path | None, filesystem: Any = None) -> bool:
+    """Whether a path is a URI, or of a filesystem that is not this machine's."""
+    return filesystem is not None or "://" in str(path)
+
+
+def upload(folder: str | Path, path: str | Path, filesystem: Any = None) -> None:
+    """Copies a folder of this machine to where `is_remote`; `filesystem` is None with a URI."""
+    filesystem, there = _there(path, filesystem)
+    filesystem.create_dir(there, recursive=True)
+    pyarrow.fs.copy_files(str(folder), there, destination_filesystem=filesystem)
+
+
+@contextlib.contextmanager
+def downloaded(path: str | Path, filesystem: Any = None) -> Iterator[Path]:
+    """A folder of this machine with a checkpoint: itself, or a copy of what is remote."""
+    if not is_remote(path, filesystem):
+        yield Path(path).expanduser().resolve()
+        return
+    filesystem, there = _there(path, filesystem)
+    with tempfile.TemporaryDirectory() as folder:
+        pyarrow.fs.copy_files(there, folder, source_filesystem=filesystem)
+        try:
+            yield Path(folder)
+        except ValueError as error:
+            if folder not in str(error):
+                raise
+            raise ValueError(str(error).replace(folder, str(path))) from error
+
+
+def _there(path: str | Path, filesystem: Any) -> tuple[Any, str]:
     """The filesystem of a path or URI, and the path in it."""
-    text = str(path)
     if filesystem is None:
-        filesystem, text = pyarrow.fs.FileSystem.from_uri(
-            text if "://" in text else str(Path(text).absolute())
-        )
-    return filesystem, Path(text)
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(str(path))
+    return filesystem, str(path)

@@ -8,6 +8,7 @@ import numpy as np
 from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.tune.result import EPISODE_REWARD_MEAN
 
 from rllib_mfq.population.fragment import Episode, Fragment
 
@@ -15,6 +16,7 @@ GROUP_RETURNS_MEAN = "group_returns_mean"
 BASELINE = "baseline_returns_mean"
 WIN_RATE = "win_rate"
 OPPONENTS = "opponents"
+TABLE = ("agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates", "replay_size")
 
 Figures = dict[tuple[str, ...], float]
 """Values under metric keys; one whose first name ends in `_min` or `_max` is to be reduced so, any
@@ -86,6 +88,40 @@ def keep_known(results: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]
         key: known.get(key, value)
         if key.endswith("trainable_parameters")
         else keep_known(value, known.get(key, {}))
+        if isinstance(value, dict)
+        else value
+        for key, value in results.items()
+    }
+
+
+def shown_first(results: dict[str, Any]) -> dict[str, Any]:
+    """Results as Tune's own table, which takes the first numbers, shows what matters.
+
+    The mean return is there under the name that it knows, once an episode has ended.
+    """
+    mean = results[names.ENV_RUNNER_RESULTS].get(names.EPISODE_RETURN_MEAN, np.nan)
+    reward = {} if np.isnan(mean) else {EPISODE_REWARD_MEAN: mean}
+    return reward | {key: results[key] for key in TABLE if key in results} | results
+
+
+def accumulated(results: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds up the counts that are named `_lifetime`, of which RLlib gives those of one evaluation.
+
+    Args:
+        results: of an evaluation.
+        known: the results of those before, added up.
+    """
+
+    def add(new: Any, old: Any) -> Any:
+        if isinstance(new, dict):
+            before = old if isinstance(old, dict) else {}
+            return before | {key: add(value, before.get(key, 0)) for key, value in new.items()}
+        return new + old
+
+    return {
+        key: add(value, known.get(key, 0))
+        if key.endswith("_lifetime")
+        else accumulated(value, known.get(key, {}))
         if isinstance(value, dict)
         else value
         for key, value in results.items()

@@ -58,12 +58,6 @@ class MFQTorchLearner(TorchLearner):
         self.memories = make_memories(self.config, self.device, self._learner_index, self.module)
 
     @override(TorchLearner)
-    def add_module(self, *, module_id: str, **kwargs: Any) -> Any:
-        marl_spec = super().add_module(module_id=module_id, **kwargs)
-        self.module[module_id].unwrapped().make_target_networks()
-        return marl_spec
-
-    @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         network = self.module[module_id].unwrapped().q_net
         self.register_optimizer(

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -17,21 +18,12 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 
+from rllib_mfq.algorithm import checkpoint, figures
 from rllib_mfq.algorithm.casting import shares_won
-from rllib_mfq.algorithm.checkpoint import (
-    PROGRESS,
-    REPLAY,
-    check_restorable,
-    finish,
-    load_memories,
-    memory_files,
-    save_memories,
-)
 from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.divergence import check_weights
 from rllib_mfq.algorithm.environment import env_creator, probe
-from rllib_mfq.algorithm.figures import Figures, episode_figures, keep_known, log_recent
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.learner_memories import LearnerMemories, update
 from rllib_mfq.algorithm.opponents import load_opponent
@@ -78,7 +70,9 @@ class MFQ(Algorithm):
         self._rounds = 0  # calls of the learner, which number the weights
         self._put: tuple[Any, ray.ObjectRef] | None = None  # the state of runners, and its numbers
         self._owed = 0.0  # updates that the rows sampled so far ask for, not yet made
-        self._episodes: deque[Figures] = deque(maxlen=config.metrics_num_episodes_for_smoothing)
+        self._episodes: deque[figures.Figures] = deque(
+            maxlen=config.metrics_num_episodes_for_smoothing
+        )
         self._step_began = time.time()
         self._latest: dict[str, Any] = {}  # results that are not made in every iteration
         self._fresh: set[str] = set()  # which of them this iteration makes
@@ -120,8 +114,8 @@ class MFQ(Algorithm):
         results: dict[str, Any] = super().step()
         self.config = config  # see `_train_once`
         for key in self._fresh:
-            self._keep(key, results[key])
-        return results | self._latest
+            self._latest[key] = figures.keep_known(results[key], self._latest.get(key, {}))
+        return figures.shown_first(results | self._latest)
 
     @override(Algorithm)
     def add_module(self, *args: Any, **kwargs: Any) -> Any:
@@ -144,7 +138,8 @@ class MFQ(Algorithm):
                 config=self.evaluation_config,
                 logdir=self.logdir,
             )
-        results: dict[str, Any] = super().evaluate(*args, **kwargs)
+        known = self._latest.get(names.EVALUATION_RESULTS, {})
+        results = figures.accumulated(super().evaluate(*args, **kwargs), known)
         group = self.eval_env_runner_group
         if group is not None and group.num_remote_env_runners():
             for failure in group.foreach_env_runner(
@@ -152,13 +147,9 @@ class MFQ(Algorithm):
             ):
                 if failure is not None:
                     raise failure.error("an env runner that evaluates failed with")
-        self._keep(names.EVALUATION_RESULTS, results)
+        self._latest[names.EVALUATION_RESULTS] = figures.keep_known(results, known)
         self._fresh.add(names.EVALUATION_RESULTS)
         return results
-
-    def _keep(self, key: str, results: dict[str, Any]) -> None:
-        """Keeps results, to report them until there are newer ones."""
-        self._latest[key] = keep_known(results, self._latest.get(key, {}))
 
     @override(Algorithm)
     def training_step(self) -> Any:
@@ -175,7 +166,9 @@ class MFQ(Algorithm):
         batches = [batch for fragments in arrived for batch in fragments]
         for batch in batches:
             self._agent_steps += batch.agent_steps()
-            self._episodes += [episode_figures(each, self._modules) for each in batch.episodes]
+            self._episodes += [
+                figures.episode_figures(each, self._modules) for each in batch.episodes
+            ]
         updates = self._updates_owed(batches)
         if updates:
             with self.metrics.log_time((names.TIMERS, names.LEARNER_UPDATE_TIMER)):
@@ -249,7 +242,7 @@ class MFQ(Algorithm):
 
     def _log(self, rows: int, updates: int, seconds: float, fragments_lost: int) -> None:
         log = self.metrics.log_value
-        log_recent(self.metrics, self._episodes)
+        figures.log_recent(self.metrics, self._episodes)
         for name, value in self._self_play.figures().items():
             log((SELF_PLAY, *name), value, reduce="item")
         log("agent_steps_sampled_lifetime", self._agent_steps, reduce="item")
@@ -280,18 +273,20 @@ class MFQ(Algorithm):
         kept = {"episodes": list(self._episodes), SELF_PLAY: self._self_play.get_state()}
         kept["latest"] = self._latest
         keep = with_memories and self.config.store_replay_in_checkpoints
-        return {PROGRESS: counters | kept} | ({REPLAY: [*self._memories.states()]} if keep else {})
+        return {checkpoint.PROGRESS: counters | kept} | (
+            {checkpoint.REPLAY: [*self._memories.states()]} if keep else {}
+        )
 
     def _set_memories(self, state: Mapping[str, Any]) -> None:
         """Restores memories that are in the state; one alone, as version 0.1 had it, or several."""
-        states = force_list(state.get(REPLAY, []))
+        states = force_list(state.get(checkpoint.REPLAY, []))
         if states:
             self._memories.set_states(states, len(states))
 
     def _set_progress(self, state: dict[str, Any]) -> None:
         self._put = None
-        if PROGRESS in state:
-            progress = state[PROGRESS]
+        if checkpoint.PROGRESS in state:
+            progress = state[checkpoint.PROGRESS]
             self._agent_steps, self._owed = progress["agent_steps"], progress["owed"]
             self._rounds = progress["rounds"]
             self._episodes.clear()
@@ -307,41 +302,46 @@ class MFQ(Algorithm):
     ) -> str:
         """As RLlib's, with a file of each learner's memory if they are stored.
 
-        A folder of this machine gets what `checkpoint.finish` adds, too. Raises Diverged, and
-        writes nothing, if the networks are not finite.
+        It gets what `checkpoint.finish` adds, too. Raises Diverged, and writes nothing, if the
+        networks are not finite.
         """
+        if path is not None and checkpoint.is_remote(path, filesystem):
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint.upload(self.save_to_path(folder, **kwargs), path, filesystem)
+            return str(path)
         check_weights(self._learner_weights())
-        folder = str(super().save_to_path(path, filesystem=filesystem, **kwargs))
+        folder = str(super().save_to_path(path, **kwargs))
         if self.config.store_replay_in_checkpoints and kwargs.get("state") is None:
-            save_memories(path or folder, filesystem, self._memories.states())
-        if "://" not in str(path) and not filesystem:
-            self._finish(folder)
+            checkpoint.save_memories(folder, self._memories.states())
+        self._finish(folder)
         return folder
 
     def _finish(self, folder: str) -> None:
         modules = dict(self.env_runner.module.items())
-        finish(Path(folder), modules, self._learner_weights(), self.config)
+        checkpoint.finish(Path(folder), modules, self._learner_weights(), self.config)
 
     @classmethod
     @override(Algorithm)
-    def from_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> "MFQ":
+    def from_checkpoint(cls, path: str | Path, filesystem: Any = None, **kwargs: Any) -> "MFQ":
         """As RLlib's; raises a ValueError if a file of the checkpoint is damaged."""
-        if "://" not in str(path):
-            check_files(Path(path).expanduser().resolve())
-        return super().from_checkpoint(path, *args, **kwargs)
+        with checkpoint.downloaded(path, filesystem) as folder:
+            check_files(folder)
+            return super().from_checkpoint(folder, **kwargs)
 
     @override(Algorithm)
-    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        self._before_restore(path, kwargs)
-        super().restore_from_path(path, *args, **kwargs)
-        files = memory_files(path, kwargs.get("filesystem"))
-        if files and not kwargs.get("component"):
-            self._memories.set_states(map(load_memories, files), len(files))
+    def restore_from_path(self, path: str | Path, *, filesystem: Any = None, **kwargs: Any) -> None:
+        with checkpoint.downloaded(path, filesystem) as folder:
+            self._before_restore(folder, kwargs)
+            super().restore_from_path(folder, **kwargs)
+            files = [] if kwargs.get("component") else checkpoint.memory_files(folder)
+            if files:
+                self._memories.set_states(map(checkpoint.load_memories, files), len(files))
 
-    def _before_restore(self, path: str | Path, kwargs: Mapping[str, Any]) -> None:
-        if not kwargs and "://" not in str(path):  # a whole one in a folder of this machine
-            modules = dict(self.env_runner.module.items())
-            check_restorable(Path(path), modules, vars(self.config))
+    def _before_restore(self, folder: Path, kwargs: Mapping[str, Any]) -> None:
+        if not kwargs:  # a whole one
+            checkpoint.check_restorable(
+                folder, dict(self.env_runner.module.items()), vars(self.config)
+            )
         # The fragments under way belong to the run before it is restored.
         self._runners.drain()
 

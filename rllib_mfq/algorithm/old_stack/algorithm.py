@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.utils import merge_dicts
 
-from rllib_mfq.algorithm.checkpoint import MODULES
+from rllib_mfq.algorithm.checkpoint import MODULES, downloaded, is_remote, upload
 from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.divergence import check_network, check_weights, diverged
 from rllib_mfq.algorithm.env_runner import PopulationRunner
@@ -184,19 +184,28 @@ class OldStackAlgorithm(Algorithm):
         counts = ["num_healthy_workers", "num_remote_worker_restarts"]
         counts += ["num_env_runners_dropped_lifetime"]
         results[keys.FAULT_TOLERANCE_STATS] = {name: results[name] for name in counts}
-        return merge_dicts(results, self.metrics.compile())
+        logged = self.metrics.compile()
+        logged.pop(keys.EVALUATION_RESULTS, None)  # `evaluate` adds up what it gives
+        return merge_dicts(results, logged)
 
     @override(Algorithm)
-    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+    def save_to_path(
+        self, path: str | Path | None = None, *, filesystem: Any = None, **kwargs: Any
+    ) -> str:
+        if path is not None and is_remote(path, filesystem):
+            with tempfile.TemporaryDirectory() as folder:
+                upload(self.save_to_path(folder), path, filesystem)
+            return str(path)
         path = Path(path or tempfile.mkdtemp())
         path.mkdir(parents=True, exist_ok=True)
         self.save_checkpoint(str(path))
         return str(path)
 
     @override(Algorithm)
-    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        self._before_restore(path, kwargs)
-        self.load_checkpoint(str(path))
+    def restore_from_path(self, path: str | Path, *, filesystem: Any = None, **kwargs: Any) -> None:
+        with downloaded(path, filesystem) as folder:
+            self._before_restore(folder, kwargs)
+            self.load_checkpoint(str(folder))
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
