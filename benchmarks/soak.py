@@ -1,9 +1,9 @@
 """Soak: a long run whose env runner is killed again and again, and one that nothing disturbs.
 
-Both train `battle_small` on two cores by the command that a user would type, with evaluation and
-checkpoints, one run after the other. What is recorded of each is seen from outside: how much memory
-each process holds after one, two and three thirds of the time, whether a counter goes back, and how
-often the run wins.
+Both train `battle_small` by the command that a user would type, with evaluation and checkpoints,
+at once on two cores, so that both have as much of them. What is recorded of each is seen from
+outside: how much memory each process holds after one, two and three thirds of the time, whether a
+counter goes back, and how often the run wins.
 
 python -m benchmarks.soak --minutes 30 --kill-every 2
 """
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -184,10 +185,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=30, help="of each of the two runs")
     parser.add_argument("--kill-every", type=float, default=2, help="minutes")
     given = parser.parse_args(arguments)
-    runs = {}
-    for how, every in {"disturbed": given.kill_every, "undisturbed": 0}.items():
-        with tempfile.TemporaryDirectory() as folder:
-            runs[how] = soak(given.minutes * 60, every * 60, Path(folder))
+    kill_every = {"disturbed": given.kill_every * 60, "undisturbed": 0}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        begun = {
+            how: pool.submit(soak, given.minutes * 60, seconds, Path(folder, how))
+            for how, seconds in kill_every.items()
+        }
+        runs = {how: run.result() for how, run in begun.items()}
     record("soak", figures(given.minutes, runs))
 
 

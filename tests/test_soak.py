@@ -1,4 +1,4 @@
-"""What `benchmarks.soak` sees of a run; the soak itself takes an hour."""
+"""What `benchmarks.soak` sees of a run; the soak itself takes half an hour."""
 
 import os
 
