@@ -87,7 +87,7 @@ class Neighborhood:
             if not is_number(size, 0) or not size or (kind == "nearest" and size != int(size)):
                 raise ValueError(f"neighborhood {{{kind}: {size!r}}}: it must be {SIZED[kind]}.")
             return cls(kind, float(size))
-        function = find(spec) if isinstance(spec, str) else spec
+        function: Any = find(spec) if isinstance(spec, str) else spec
         if _takes_actions(function):
             return cls(function.__qualname__, function=function)
         raise ValueError(
