@@ -155,6 +155,7 @@ def variations() -> Iterator[Row]:
         "as above": _by("method", _rows("battle"))["mfq"],
         **_by("method", _rows("battle_variations")),
     }
+    methods.pop("mfq", None)  # that is the line above
     for name, rows in methods.items():
         yield {
             "Change": name,

@@ -14,6 +14,7 @@ from rllib_cli.experiments import BadInput, find_example, read_experiments, refu
 RUNS = "Folder for figures and pictures; runs go into its runs/ and are not repeated."
 OUT = option("--out", "-o", type=PATH, default=Path("results"), help=RUNS)
 PROCESSES = option("--processes", type=IntRange(1), default=2, help="How many at a time (2).")
+MAGENT2 = ["battlefield", "adversarial_pursuit", "tiger_deer", "combined_arms", "gather"]
 LEARNERS = click.Choice(["shared-table", "site-tables", "network"])
 LEARNER = "One table for all sites (default), one each, or one network."
 
@@ -85,12 +86,10 @@ def gaussian_squeeze(out: Path, agents: Sequence[int], **given: Any) -> None:
 @option("--matches", type=IntRange(2), default=50, help="Matches of every pair (50); even.")
 @option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
 @option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
-@option("--variations", is_flag=True, help="Also train and play the variations that were tried.")
 @option("--pretrained", type=PATH, help="Write the best agents into this folder.")
 def battle(out: Path, **given: Any) -> None:
     """Mean field against independent Q-learning, 64 against 64, all seeds against all."""
-    if given["matches"] % 2:
-        raise BadInput(f"--matches is {given['matches']}; it must be even: half on each side.")
+    _check_matches(given["matches"])
     with _into(out), _into(given["pretrained"] or out, "--pretrained"), matches_bar() as show:
         from rllib_cli.train import train_variants
         from rllib_mfq.arena.statistics import over_seeds
@@ -102,6 +101,67 @@ def battle(out: Path, **given: Any) -> None:
     mean, half = over_seeds(experiment.cross_play(content, "mfq", "iql"))
     click.echo(f"MFQ against IQL: {mean:.2f} ± {half:.2f} (95 % interval over seeds of both)")
     _draw(out / "battle_crossplay.png", "plot_tournament", content)
+
+
+@reproduce.command()
+@PROCESSES
+@OUT
+@option("--seeds", type=IntRange(2), default=3, help="How many runs of everything (3).")
+@option("--matches", type=IntRange(2), default=50, help="Matches of every pair (50); even.")
+@option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
+@option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
+@option(
+    "--change", "changes", multiple=True, help="One of the changes; repeatable, all by default."
+)
+def sweep(out: Path, **given: Any) -> None:
+    """What one change of a setting does in battle, against independent Q-learning."""
+    _check_matches(given["matches"])
+    with _into(out), matches_bar() as show:
+        from rllib_cli.train import train_variants
+        from rllib_mfq.arena.statistics import grouped
+        from rllib_mfq.experiments import battle as experiment
+
+        for change in given["changes"]:
+            if change not in experiment.VARIATIONS:
+                legal = ", ".join(experiment.VARIATIONS)
+                raise BadInput(f"--change is {change!r}; legal are {legal}.")
+        rows = experiment.sweep(train_variants, out, on_matches=show, **given)
+    table = []
+    for change, found in grouped(rows, lambda row: row["method"]).items():
+        won = spread([row["win_rate_iql"] for row in found])
+        table.append({"change": change, "win rate against IQL": won, "seeds": len(found)})
+    show_table(table)
+
+
+@reproduce.command()
+@PROCESSES
+@OUT
+@option("--env", "envs", multiple=True, type=click.Choice(MAGENT2), help="Repeatable; all five.")
+@option("--seeds", type=IntRange(2), default=5, help="How many runs of everything (5).")
+@option("--episodes", type=IntRange(1), default=20, help="That each seed plays per side (20).")
+@option("--rows", type=IntRange(1), help="Rows that each run trains on; default: the example's.")
+def magent2(out: Path, envs: Sequence[str], **given: Any) -> None:
+    """Three neighbourhoods against independent Q-learning in MAgent2's other environments.
+
+    It goes on where it stopped: runs that have ended are not repeated.
+    """
+    with _into(out):
+        from rllib_cli.train import train_variants
+        from rllib_mfq.experiments import magent2 as experiment
+
+        examples = {name: _example(name) for name in envs or experiment.ENVIRONMENTS}
+        experiment.reproduce(train_variants, examples, out, **given)
+    show_table(experiment.summary(experiment.read(out)))
+
+
+def _check_matches(matches: int) -> None:
+    if matches % 2:
+        raise BadInput(f"--matches is {matches}; it must be even: half on each side.")
+
+
+def _example(name: str) -> dict[str, Any]:
+    (example,) = read_experiments(find_example(name)).values()
+    return example
 
 
 def spread(values: Sequence[float]) -> str:

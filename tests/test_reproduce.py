@@ -2,6 +2,7 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from rllib_cli import train
 from rllib_cli.command import main
 from rllib_cli.experiments import BadInput
 from rllib_cli.reproduce import spread
+from rllib_mfq import MFQConfig
 from rllib_mfq.arena.statistics import over_seeds
-from rllib_mfq.experiments import battle, gaussian_squeeze, ising
+from rllib_mfq.experiments import battle, gaussian_squeeze, ising, magent2
+from rllib_mfq.experiments.runs import Run
 
 
 def test_the_interval_of_cross_play_by_hand():
@@ -131,3 +134,109 @@ def test_a_small_phase_curve_from_end_to_end_is_written_once_and_not_trained_aga
             assert float(row["q_mse"]) < 1e-3
     assert (tmp_path / "ising.png").stat().st_size > 5_000
     assert "training" not in CliRunner().invoke(main, arguments).output
+
+
+def test_groups_that_fight_together_are_one_side():
+    assert magent2.sides(["redmelee", "redranged", "bluemelee", "blueranged"]) == [
+        ["redmelee", "redranged"],
+        ["bluemelee", "blueranged"],
+    ]
+    assert magent2.sides(["predator", "prey"]) == [["predator"], ["prey"]]
+    assert magent2.sides(["omnivore"]) == [["omnivore"]]
+
+
+PURSUIT = {"env": "adversarial_pursuit_v4", "env_config": {"map_size": 12, "max_cycles": 10}}
+GATHER = {"env": "gather_v5", "env_config": {"max_cycles": 2}}
+
+
+def test_every_seed_plays_every_side_against_independent_learners(build, tmp_path):
+    """Untrained networks stand for those that a run leaves."""
+    asked = {}
+
+    def train(example, variants, storage, stop, processes):
+        asked[example] = stop, variants
+        runs = {}
+        for name, changes in variants.items():
+            algo = build(
+                MFQConfig()
+                .update_from_dict(examples[example]["config"] | changes)
+                .environment(examples[example]["env"])
+                .env_runners(num_envs_per_env_runner=1)
+            )
+            algo.save_to_path(storage / name)
+            algo.stop()
+            result = {"agent_steps_sampled_lifetime": 7, "time_total_s": 1.2}
+            runs[name] = Run(result, storage / name, {})
+        return runs
+
+    schedule = [[0, 0.5], [1_000, 0.05]]
+    examples = {
+        name: {
+            "env": each["env"],
+            "config": {"env_config": each["env_config"], "temperature": schedule},
+            "stop": {"agent_steps_sampled_lifetime": 2_000, "time_total_s": 9},
+        }
+        for name, each in {"adversarial_pursuit": PURSUIT, "gather": GATHER}.items()
+    }
+    for name in examples:  # as where a run is interrupted between two environments
+        magent2.reproduce(train, {name: examples[name]}, tmp_path, seeds=2, episodes=3, rows=1_000)
+    rows = magent2.read(tmp_path)
+    found = {(row["env"], row["side"]) for row in rows}
+    assert found == {
+        ("adversarial_pursuit", "predator"),
+        ("adversarial_pursuit", "prey"),
+        ("gather", "omnivore"),
+    }
+    assert len(rows) == 3 * 4 * 2  # sides, methods, seeds
+    assert {row["episodes"] for row in rows} == {"3"}
+    stop, variants = asked["adversarial_pursuit"]
+    assert stop == {"agent_steps_sampled_lifetime": 1_000.0}  # and no limit of time, which varies
+    assert variants["IQL-1"] == {
+        "neighborhood": "none",
+        "seed": 1,
+        "temperature": [[0, 0.5], [500, 0.05]],
+    }
+    lines = magent2.summary(rows)
+    assert len(lines) == 3 * 4
+    assert all(bool(line["lead over IQL"]) == (line["method"] != "IQL") for line in lines)
+
+
+def test_a_lead_is_over_the_seeds_of_independent_learners():
+    rows = [
+        {"env": "x", "side": "a", "method": method, "seed": seed, "return": value}
+        for method, values in {"MFQ, all": [3.0, 5.0], "IQL": [1.0, 2.0]}.items()
+        for seed, value in enumerate(values)
+    ]
+    mfq, iql = magent2.summary(rows)
+    half = stats.t.ppf(0.975, 1) * np.std([2.0, 3.0], ddof=1) / math.sqrt(2)
+    assert mfq["return"].startswith("4.0 ± ") and iql["lead over IQL"] == ""
+    assert mfq["lead over IQL"] == f"2.5 ± {half:.1f}"
+
+
+def test_a_sweep_plays_every_change_against_independent_learners_and_random(tmp_path, monkeypatch):
+    played = {}
+
+    def play(agents, **options):
+        names = list(agents)
+        played.update(options, names=names)
+        pairs = [
+            {
+                "a": names[a],
+                "b": names[b],
+                "win_rate": 1.0 if "random" in (names[a], names[b]) else 0.75,
+            }
+            for a, b in options["pairs"]
+        ]
+        return SimpleNamespace(content=lambda: {"agents": names, "pairs": pairs})
+
+    def train(example, variants, storage, stop, processes):
+        result = {"agent_steps_sampled_lifetime": 7, "time_total_s": 1.2}
+        return {name: Run(result, tmp_path / name, {}) for name in variants}
+
+    monkeypatch.setattr(battle, "play_tournament", play)
+    rows = battle.sweep(train, tmp_path, seeds=2, changes=["dueling"], random_steps=5)
+    assert [row["method"] for row in rows] == ["mfq", "mfq", "dueling", "dueling"]
+    assert {row["win_rate_iql"] for row in rows} == {0.75}
+    assert {row["win_rate_random"] for row in rows} == {1.0}
+    assert played["random_steps"] == 5 and len(played["pairs"]) == 4 * 3
+    assert (tmp_path / "battle_variations.csv").is_file()

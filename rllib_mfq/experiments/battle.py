@@ -1,9 +1,8 @@
 """Battle: mean field and independent Q-learning by self-play, then against each other."""
 
-import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "dueling": {"dueling": True},
     "temperature to 0.05": {"temperature": [[0, 0.5], [4_000_000, 0.05]]},
     "3-step returns": {"n_step": 3},
+    "a row trained once": {"training_intensity": 1.0},
+    "priorities": {"prioritized_replay": True},
+    "LSTM": {
+        "burn_in_len": 4,
+        "model_config": {"use_lstm": True, "lstm_cell_size": 64, "max_seq_len": 12},
+    },
 }
-"""What else was tried: entries of the config that differ from those of `mfq`."""
+"""What a sweep tries: entries of the config that differ from those of `mfq`."""
 
 CROSS_PLAY = "battle_crossplay.json"
 
@@ -44,46 +49,81 @@ def reproduce(
     matches: int = 50,
     random_steps: int = 0,
     rows: int | None = None,
-    variations: bool = False,
     pretrained: Path | None = None,
     processes: int = 2,
     on_matches: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """Trains both methods, plays every agent against every other and against random play.
 
-    Every match begins with `random_steps` of both sides, see `play_tournament`.
-    `variations` asks for `VARIATIONS`, too, each against independent Q-learning and random play.
-    The best rated agent of each method is written into the folder `pretrained`, if there is one.
+    Every match begins with `random_steps` of both sides, see `play_tournament`. The best rated
+    agent of each method is written into the folder `pretrained`, if there is one.
     """
-    stop = None if rows is None else {AGENT_STEPS: float(rows)}
     variants = _variants(METHODS, seeds)
-    tried = _variants(VARIATIONS if variations else {}, seeds=2)
-    runs = train(EXAMPLE, variants | tried, out / "runs" / "battle", stop, processes)
-    specs = {name: str(run.checkpoint) for name, run in runs.items()} | {RANDOM: RANDOM}
-    play = functools.partial(
-        play_tournament,
+    runs = _train(train, variants, out, rows, processes)
+    played = play_tournament(
+        _specs(runs),
         matches=matches,
         random_steps=random_steps,
         processes=processes,
         on_matches=on_matches,
     )
-    played = play({name: specs[name] for name in [*variants, RANDOM]})
     content = played.content() | {"command": "rllib reproduce battle"}
     write_json(out / CROSS_PLAY, content)
     found = _rows(content, variants, runs)
     write_rows(out / "battle.csv", found)
-    if tried:
-        opponents = _of("iql", variants)
-        names = [*opponents, *tried, RANDOM]
-        couples = itertools.product(tried, [RANDOM, *opponents])
-        pairs = [(names.index(name), names.index(opponent)) for name, opponent in couples]
-        others = play({name: specs[name] for name in names}, pairs=pairs).content()
-        write_rows(out / "battle_variations.csv", _rows(others, tried, runs))
     if pretrained is not None:
         for method in METHODS:
             best = max(_of(method, variants), key=lambda name: played.ratings[name])
             _save(runs[best], pretrained / f"battle-{method}.safetensors", best)
     return found
+
+
+def sweep(
+    train: Train,
+    out: Path,
+    seeds: int = 3,
+    matches: int = 50,
+    random_steps: int = 0,
+    rows: int | None = None,
+    changes: Sequence[str] = (),
+    processes: int = 2,
+    on_matches: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Trains `VARIATIONS`, and plays each against independent Q-learning and random play.
+
+    The runs of `METHODS` are those of `reproduce`, where there are such; `changes` names some of
+    the variations, all by default.
+    """
+    tried = _variants({name: VARIATIONS[name] for name in changes or VARIATIONS}, seeds)
+    variants = _variants(METHODS, seeds)
+    runs = _train(train, variants | tried, out, rows, processes)
+    opponents = _of("iql", variants)
+    names = [*opponents, *_of("mfq", variants), *tried]
+    couples = itertools.product(names[len(opponents) :], [*opponents, RANDOM])
+    agents = _specs({name: runs[name] for name in names})
+    places = list(agents)
+    played = play_tournament(
+        agents,
+        matches=matches,
+        random_steps=random_steps,
+        processes=processes,
+        pairs=[(places.index(name), places.index(opponent)) for name, opponent in couples],
+        on_matches=on_matches,
+    )
+    found = _rows(played.content(), names[len(opponents) :], runs)
+    write_rows(out / "battle_variations.csv", found)
+    return found
+
+
+def _train(
+    train: Train, variants: Mapping[str, Any], out: Path, rows: int | None, processes: int
+) -> dict[str, Run]:
+    stop = None if rows is None else {AGENT_STEPS: float(rows)}
+    return train(EXAMPLE, variants, out / "runs" / "battle", stop, processes)
+
+
+def _specs(runs: Mapping[str, Run]) -> dict[str, str]:
+    return {name: str(run.checkpoint) for name, run in runs.items()} | {RANDOM: RANDOM}
 
 
 def read(out: Path) -> dict[str, Any]:

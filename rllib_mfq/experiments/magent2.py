@@ -1,0 +1,151 @@
+"""MAgent2 beyond battle: does a mean field help, and whose?"""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rllib_mfq.algorithm.environment import make_creator
+from rllib_mfq.algorithm.match import play_episodes
+from rllib_mfq.algorithm.opponents import load_opponent
+from rllib_mfq.arena.statistics import grouped, t_interval
+from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, write_rows
+from rllib_mfq.population.adapters import as_population
+from rllib_mfq.population.population import close
+
+ENVIRONMENTS = ("battlefield", "adversarial_pursuit", "tiger_deer", "combined_arms", "gather")
+"""Tuned examples, one for each environment."""
+
+IQL = "IQL"
+METHODS: dict[str, dict[str, Any]] = {
+    "MFQ, group": {"neighborhood": "group"},
+    "MFQ, all": {"neighborhood": "all"},
+    "MFQ, radius 6": {"neighborhood": {"radius": 6}},
+    IQL: {"neighborhood": "none"},
+}
+"""What is compared: entries of the config that differ from the example's."""
+
+RANDOM_STEPS = 3  # with which every episode begins, so that greedy play differs
+FILE = "magent2.csv"
+
+
+def reproduce(
+    train: Train,
+    examples: Mapping[str, Mapping[str, Any]],
+    out: Path,
+    seeds: int = 5,
+    episodes: int = 4,
+    rows: int | None = None,
+    processes: int = 2,
+) -> list[dict[str, Any]]:
+    """Trains every method in every environment, then plays each seed against independent learners.
+
+    Figures of an environment are written as soon as it is done, into `magent2.csv`, beside those of
+    other environments; runs that have ended are not repeated.
+
+    Args:
+        train: see there.
+        examples: by name, with their `config` and `stop`.
+        out: folder of the figures and, in `runs/magent2`, of the runs.
+        seeds: how many runs of each method and environment.
+        episodes: that each seed plays on each side, against the seeds of independent learners in
+            turn.
+        rows: that each run trains on; by default the example's. Schedules are stretched.
+        processes: that train at a time.
+    """
+    found: list[dict[str, Any]] = []
+    for name, example in examples.items():
+        config, stop = example["config"], {AGENT_STEPS: float(example["stop"][AGENT_STEPS])}
+        changes: dict[str, Any] = {}
+        if rows is not None:
+            share = rows / stop[AGENT_STEPS]
+            stop = {AGENT_STEPS: float(rows)}
+            changes["temperature"] = [[steps * share, t] for steps, t in config["temperature"]]
+        variants = {
+            f"{method}-{seed}": {**changes, **own, "seed": seed}
+            for method, own in METHODS.items()
+            for seed in range(seeds)
+        }
+        runs = train(name, variants, out / "runs" / "magent2" / name, stop, processes)
+        measured = _measure(name, example["env"], config["env_config"], runs, episodes)
+        before = [row for row in read(out) if row["env"] != name]
+        write_rows(out / FILE, measured, before=before)
+        found += measured
+    return found
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The rows that `reproduce` left in a folder."""
+    file = out / FILE
+    return list(csv.DictReader(file.open(encoding="utf-8"))) if file.is_file() else []
+
+
+def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line per environment, side and method: return over seeds, and its lead over IQL."""
+    lines = []
+    for (env, side), part in grouped(rows, lambda row: (row["env"], row["side"])).items():
+        returns = {
+            method: np.array([float(row["return"]) for row in found])
+            for method, found in grouped(part, lambda row: row["method"]).items()
+        }
+        for method, values in returns.items():
+            line = {"environment": env, "side": side, "method": method}
+            line["return"] = _interval(values)
+            lead = values - returns[IQL] if len(values) == len(returns[IQL]) else None
+            known = method != IQL and lead is not None
+            lines.append(line | {"lead over IQL": _interval(lead) if known else ""})
+    return lines
+
+
+def sides(groups: Sequence[str]) -> list[list[str]]:
+    """The groups of each side: `redmelee` and `redranged` fight together."""
+    of = {
+        group: next((s for s in ("red", "blue") if group.startswith(s)), group) for group in groups
+    }
+    return list(grouped(groups, lambda group: of[group]).values())
+
+
+def _interval(values: Any) -> str:
+    mean, half = t_interval(np.asarray(values, float))
+    return f"{mean:.1f}" if np.isnan(half) else f"{mean:.1f} ± {half:.1f}"
+
+
+def _measure(
+    name: str, env: str, env_config: Mapping[str, Any], runs: Mapping[str, Run], episodes: int
+) -> list[dict[str, Any]]:
+    """The return of every run as each side; the other sides are independent learners."""
+    create = make_creator(env)
+
+    def make(index: int) -> Any:
+        return as_population(create(dict(env_config)))
+
+    population = make(0)
+    groups = dict(population.groups)
+    close(population)
+    agents = {run: load_opponent(run, str(each.checkpoint), groups) for run, each in runs.items()}
+    others = [run for run in runs if run.startswith(IQL)]
+    rows = []
+    for run in runs:
+        method, _, seed = run.rpartition("-")
+        for side in sides(list(groups)):
+            returns = []
+            # No run plays against itself, except where there is nobody else.
+            rivals = [other for other in others if other != run] or others
+            for number, rival in enumerate(rivals):
+                share = len(range(number, episodes, len(rivals)))
+                if not share:
+                    continue
+                generator = torch.Generator().manual_seed(number)
+                mine, theirs = (
+                    agents[who].players(generator, RANDOM_STEPS) for who in (run, rival)
+                )
+                players = {g: (mine if g in side else theirs)[g] for g in groups}
+                played = play_episodes(make, players, share, seed=number, side_by_side=8)
+                returns += [sum(e.returns[g] for g in side) for e in played]
+            row = {"env": name, "side": "+".join(side), "method": method, "seed": int(seed)}
+            row |= {"return": round(float(np.mean(returns)), 2), "episodes": len(returns)}
+            rows.append(row | runs[run].cost())
+    return rows
