@@ -17,6 +17,7 @@ from rllib_mfq.algorithm.learner import MFQTorchLearner
 from rllib_mfq.algorithm.mfq import MFQ
 from rllib_mfq.algorithm.old_stack import MFQRolloutWorker, MFQTorchPolicy
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
+from rllib_mfq.arena.agents import Agents, load
 from rllib_mfq.envs.gaussian_squeeze import GaussianSqueezePopulation
 from rllib_mfq.envs.ising import IsingPopulation
 from rllib_mfq.mean_field.mean_action import postprocess_mean_actions
@@ -30,6 +31,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "MFQ",
+    "Agents",
     "GaussianSqueezePopulation",
     "Group",
     "GroupActions",
@@ -47,6 +49,7 @@ __all__ = [
     "Rows",
     "Scene",
     "Step",
+    "load",
     "magent2",
     "postprocess_mean_actions",
     "register",

@@ -1,8 +1,33 @@
 """The examples that are to be copied: each runs, with a tiny budget."""
 
-import pytest
+import socket
+from pathlib import Path
 
-from examples import callbacks, export, population_based_training, tune_optuna
+import nbformat
+import pytest
+from magent2.environments import battle_v4
+from mlflow.tracking import MlflowClient
+from nbclient import NotebookClient
+from ray import serve as ray_serve
+
+import rllib_mfq
+from examples import (
+    callbacks,
+    export,
+    play,
+    population,
+    population_based_training,
+    serve,
+    track_mlflow,
+    tune_optuna,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_trained_agent_plays_in_a_loop_of_ones_own():
+    earned = play.play("pretrained:battle-mfq", 16, 40)
+    assert {*earned} == {"red", "blue"} and max(earned.values()) > 0  # somebody hit somebody
 
 
 def test_a_metric_of_ones_own_is_reported_by_callbacks(build):
@@ -38,3 +63,53 @@ def test_an_export_that_acts_otherwise_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(export.torch.export, "save", save_another)
     with pytest.raises(ValueError, match="chooses other actions"):
         export.export("pretrained:battle-iql", tmp_path)
+
+
+def test_a_crowd_in_arrays_is_fed_starves_and_has_lambs(build):
+    algo = build(population.config().environment(env_config={"sheep": 20, "steps": 60}))
+    found = algo.train()["env_runners"]
+    assert found["born"]["sheep"] > 0
+    assert found["survivors"]["sheep"] < 20 + found["born"]["sheep"]  # some starved
+
+
+def test_mlflow_has_the_settings_and_the_results(ray_session, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    results = track_mlflow.train(uri, 2, str(tmp_path))
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("squeeze")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["neighborhood"] == "group"
+    name = "env_runners/episode_return_mean"
+    last = results[0].metrics["env_runners"]["episode_return_mean"]
+    assert run.data.metrics[name] == pytest.approx(last)
+    assert len(client.get_metric_history(run.info.run_id, name)) == 2
+
+
+def test_a_service_plays_what_the_agent_plays(ray_session):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        serve.start("pretrained:battle-mfq", "127.0.0.1", port)
+        played = serve.play(f"127.0.0.1:{port}", 12, 15, seed=1)
+        again = serve.play(f"127.0.0.1:{port}", 12, 15, seed=1)
+    finally:
+        ray_serve.shutdown()
+    env, expected = battle_v4.parallel_env(map_size=12, max_cycles=15), []
+    agents = rllib_mfq.load("pretrained:battle-mfq", env)
+    observations, _ = env.reset(seed=1)
+    while env.agents:
+        expected.append(agents.act(observations))
+        observations, *_ = env.step(expected[-1])
+    assert played == again == expected
+
+
+def test_the_notebook_runs_and_shows_a_film(monkeypatch):
+    monkeypatch.setenv("MFQ_NOTEBOOK_ITERATIONS", "2")
+    monkeypatch.setenv("MFQ_NOTEBOOK_MAP_SIZE", "12")
+    notebook = nbformat.read(ROOT / "examples" / "battle.ipynb", 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # none are kept in the project
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/gif" in output.get("data", {}) for output in shown)
+    assert "win rate against random" in str(shown)

@@ -89,6 +89,16 @@ def test_every_public_name_stands_in_the_api_reference():
     ] == []
 
 
+@pytest.mark.parametrize("path", ROOT.glob("examples/*.py"), ids=lambda path: path.name)
+def test_every_example_is_run_and_shown_whole(path):
+    name, page = f"examples/{path.name}", PAGES[Path("docs/examples.md")]
+    assert f"| `{name}` |" in page
+    assert f"```python\n--8<--\n{name}\n--8<--\n```" in page  # a formatter spares this form
+    imports = re.findall(r"^ *(?:from|import) (?:.*import \([^)]*\)|.*)", TESTS, re.M)
+    named = f"examples.{path.stem}:" in TESTS  # as an opponent's class is
+    assert named or any(re.search(rf"\b{path.stem}\b", line) for line in imports)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_the_python_of_the_pages_is_python(page):
     for code in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL):

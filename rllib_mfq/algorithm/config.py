@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -40,6 +40,9 @@ class MFQConfig(MFQSettings):
 
     Without `multi_agent(policies=...)` every group of agents has a module of its own; with one
     policy, such as `multi_agent(policies=["shared"])`, that one plays all groups.
+
+    Args:
+        algo_class: of which class the algorithm is to be; `MFQ` by default.
     """
 
     algorithm: ClassVar[type]
@@ -55,7 +58,7 @@ class MFQConfig(MFQSettings):
         self.policy_mapping_fn = group_mapping
 
     @override(AlgorithmConfig)
-    def api_stack(self, *args: Any, **kwargs: Any) -> "MFQConfig":
+    def api_stack(self, *args: Any, **kwargs: Any) -> Self:
         """As RLlib's: the new stack (default), or with both arguments False the old."""
         # The temperature explores on either stack; RLlib would warn that nothing does.
         self._prior_exploration_config: dict[str, Any] | None = {}
@@ -66,7 +69,7 @@ class MFQConfig(MFQSettings):
         return self
 
     @override(AlgorithmConfig)
-    def multi_agent(self, *, policies: Any = NotProvided, **kwargs: Any) -> "MFQConfig":
+    def multi_agent(self, *, policies: Any = NotProvided, **kwargs: Any) -> Self:
         """As RLlib's; `policies` may be left out, see the class."""
         if isinstance(policies, set):  # networks are drawn in an order that no process may change
             policies = sorted(policies)
@@ -74,7 +77,7 @@ class MFQConfig(MFQSettings):
         return self
 
     @override(AlgorithmConfig)
-    def update_from_dict(self, config_dict: dict[str, Any]) -> "MFQConfig":
+    def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
         """Takes a config dict, as from Tune or YAML; old RLlib names are understood.
 
         Raises a ValueError as `old_names.attributes`, or if a part that must be a dict is none.

@@ -298,7 +298,7 @@ class PopulationRunner(EnvRunner):
 
 
 class MFQEnvRunner(PopulationRunner, Checkpointable):
-    """Steps `num_envs_per_env_runner` populations and returns what happens as columns."""
+    """Steps populations; `config` is an `MFQConfig`, `env_creator` takes an `EnvContext`."""
 
     def __init__(self, *, config: Any, env_creator: Any, **kwargs: Any) -> None:
         EnvRunner.__init__(self, config=config, **kwargs)

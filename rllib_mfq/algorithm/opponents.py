@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rllib_mfq.algorithm.checkpoint import load_modules
+from rllib_mfq.algorithm.checkpoint import load_modules, saved_play
 from rllib_mfq.algorithm.pretrained import PREFIX
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.mean_field.legal import did_you_mean, find
@@ -193,8 +193,11 @@ def load_opponent(
             "the path of a class, 'my_package.my_module:MyClass'."
         )
     modules: dict[str, MFQTorchRLModule | OpponentPolicy] = {}
+    trained = saved_play(spec).get("groups", {})
     for group, spaces in groups.items():
-        its_name = group if group in found else next(iter(found)) if len(found) == 1 else None
+        its_name = trained.get(group, group)
+        if its_name not in found:
+            its_name = next(iter(found)) if len(found) == 1 else None
         if its_name is None:
             raise ValueError(
                 f"opponent {name!r} has no module for group {group!r}; it has {sorted(found)}."

@@ -47,6 +47,11 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     The `model_config` is RLlib's own (`fcnet_hiddens`, `conv_filters`, ...) or names a network of
     the user's (`encoder`, `q_network`), with the entries of `TO_PLAY` added. The temperature is a
     buffer, so that env runners and checkpoints get it with the weights.
+
+    Args:
+        *args: RLlib's own.
+        catalog_class: as RLlib's; makes the encoder.
+        **kwargs: RLlib's own: `observation_space`, `action_space`, `model_config`, ...
     """
 
     def __init__(
@@ -106,7 +111,7 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return Player(name, act, hood, iterations, act_together, self.carried, remembers)
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raises a ValueError if a state is of another network than this module's."""
+        """Raises a ValueError if `state`, arrays by name, is of another network than this one's."""
         mine = {name: tuple(np.shape(tensor)) for name, tensor in self.state_dict().items()}
         theirs = {name: tuple(np.shape(tensor)) for name, tensor in state.items()}
         for name in sorted({*mine, *theirs}):

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Self, TypedDict, Unpack, get_type_hints
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
@@ -49,6 +49,19 @@ RLLIB: dict[str, Setting] = {
 """RLlib's own settings that RLlib itself does not check."""
 
 Schedule = float | list[list[float]]
+
+
+class RLlibTraining(TypedDict, total=False):
+    """RLlib's own arguments of `training` that act on MFQ, for type checkers."""
+
+    gamma: float
+    lr: Schedule
+    grad_clip: float | None
+    grad_clip_by: str
+    train_batch_size: int
+    train_batch_size_per_learner: int
+    learner_class: type
+    learner_config_dict: Mapping[str, Any]
 
 
 class MFQSettings(AlgorithmConfig):
@@ -107,53 +120,60 @@ class MFQSettings(AlgorithmConfig):
             int, Setting(kinds.NON_NEGATIVE, 5_000)
         ] = NotProvided,
         time_limit_s: Annotated[float | None, Setting(kinds.NUMBER_OR_NONE, None)] = NotProvided,
-        **kwargs: Any,
-    ) -> "MFQSettings":
+        **kwargs: Unpack[RLlibTraining],
+    ) -> Self:
         """Sets how MFQ learns.
 
         Args:
             neighborhood: whom an agent's mean action averages over: `group`, `none` (which is
                 independent Q-learning), `all`, `graph`, `{radius: r}`, `{nearest: k}`, or a
-                function of your own or its path.
-            mean_action_iterations: M of the paper's Algorithm 1, how often actions and mean
-                actions are sampled in turn before a step is played.
-            mean_action_input: the mean action at which Q is learned: `previous`, the one the
-                agents acted on, or `current`, the one their step produced.
+                function of your own or its path. Default: `"group"`.
+            mean_action_iterations: M of the paper's Algorithm 1, how often actions and mean actions
+                are sampled in turn before a step is played. Default: `1`.
+            mean_action_input: the mean action at which Q is learned: `previous`, the one the agents
+                acted on, or `current`, the one their step produced. Default: `"previous"`.
             temperature: T of the Boltzmann policy, in units of reward, above 0: a number, or
-                `[[agent_steps, value], ...]`, linear in between.
+                `[[agent_steps, value], ...]`, linear in between. Default:
+                `[[0, 0.5], [2_000_000, 0.05]]`.
             shared_exploration: standard deviation of a preference for each action that all agents
-                of a group share, added to the logits Q / T and drawn anew at every step: a
-                number or a schedule as `temperature`. Where the reward depends on what the
-                crowd does together, agents that explore independently average out.
-            target: what the next state is worth: `mean_field`, `double_q` or `max`.
+                of a group share, added to the logits Q / T and drawn anew at every step: a number
+                or a schedule as `temperature`. Where the reward depends on what the crowd does
+                together, agents that explore independently average out. Default: `0.0`.
+            target: what the next state is worth: `mean_field`, `double_q` or `max`. Default:
+                `"mean_field"`.
             n_step: how many of its steps' rewards an agent adds up before it values what follows.
+                Default: `1`.
             burn_in_len: with `use_lstm` in the model config, how many steps before those that are
-                learned from only refresh the state that was kept with a sequence.
-            dueling: split the Q head into state value and advantages.
+                learned from only refresh the state that was kept with a sequence. Default: `0`.
+            dueling: split the Q head into state value and advantages. Default: `False`.
             table_levels: learn a table instead of a network, for observations that are one whole
-                number; mean actions are rounded to multiples of 1 / table_levels, and `lr` is
-                the paper's alpha.
-            tau: how far the target network moves towards the network.
+                number; mean actions are rounded to multiples of 1 / table_levels, and `lr` is the
+                paper's alpha. Default: `None`.
+            tau: how far the target network moves towards the network. Default: `0.01`.
             target_network_update_freq: gradient updates between two such moves (updates, not
-                sampled steps as in RLlib's DQN: the paper moves it after every update).
-            training_intensity: rows trained per row sampled.
+                sampled steps as in RLlib's DQN: the paper moves it after every update). Default:
+                `1`.
+            training_intensity: rows trained per row sampled. Default: `0.5`.
             max_weights_lag: how old the weights may be that remote env runners play with: of how
-                many fragments per env runner the learner may have learned since. It is 1 where
-                all are equally fast; rows of a runner so much slower are dropped, and counted in
-                `num_agent_steps_dropped_lifetime`.
-            replay_capacity: rows that are kept of each module, by all learners together.
-            replay_obs_dtype: type to keep observations in, such as `float16`; None keeps
-                theirs.
+                many fragments per env runner the learner may have learned since. It is 1 where all
+                are equally fast; rows of a runner so much slower are dropped, and counted in
+                `num_agent_steps_dropped_lifetime`. Default: `10.0`.
+            replay_capacity: rows that are kept of each module, by all learners together. Default:
+                `100_000`.
+            replay_obs_dtype: type to keep observations in, such as `float16`; None keeps theirs.
+                Default: `None`.
             replay_device: where rows are kept: `cpu`, the learner's node; `cuda`, its GPU; `auto`,
-                its GPU if it has one and they fit.
+                its GPU if it has one and they fit. Default: `"auto"`.
             prioritized_replay: draw a row the more often the larger its error was when it was last
-                learned from, and weight errors such that the mean stays what it was.
+                learned from, and weight errors such that the mean stays what it was. Default:
+                `False`.
             prioritized_replay_alpha: how much the errors decide: 0 draws all rows alike, 1 in
-                proportion to their errors.
+                proportion to their errors. Default: `0.6`.
             prioritized_replay_beta: how far weights make up for it, 1 is in full: a number or a
-                schedule as `temperature`.
+                schedule as `temperature`. Default: `0.4`.
             prioritized_replay_eps: what is added to an error, so that every row may be drawn.
-            store_replay_in_checkpoints: write the memories into checkpoints.
+                Default: `1e-6`.
+            store_replay_in_checkpoints: write the memories into checkpoints. Default: `False`.
             self_play: who plays the other side of battles between two groups:
                 `{opponent: latest}`, the learner itself; `{opponent: tracked, tau: 0.99}`,
                 networks that start as the learner's and, after each training step whose finished
@@ -164,16 +184,16 @@ class MFQSettings(AlgorithmConfig):
                 half of the environments and learns only from its own rows. Each may have
                 `others: {still: 0.1, rush: 0.1}`: shares of the matches that are played against
                 whoever `evaluation_opponents` could name, or `latest`, drawn for each match
-                of each environment.
+                of each environment. Default: `{"opponent": "latest"}`.
             num_steps_sampled_before_learning_starts: rows (agent steps) that a memory must have
-                been given before it is learned from.
+                been given before it is learned from. Default: `5_000`.
             time_limit_s: seconds of training, as `time_total_s` counts them, after which an
                 iteration ends whatever `min_sample_timesteps_per_iteration` says. `rllib train`
-                sets it to the `time_total_s` of `stop`.
+                sets it to the `time_total_s` of `stop`. Default: `None`.
             **kwargs: RLlib's own: `lr`, `gamma`, `grad_clip`, `train_batch_size_per_learner`
                 (rows per module and update; `train_batch_size` is its old name), ...
         """
-        return self._set("training", locals(), kwargs)
+        return self._set("training", locals(), {**kwargs})
 
     @override(AlgorithmConfig)
     def evaluation(
@@ -183,7 +203,7 @@ class MFQSettings(AlgorithmConfig):
             Mapping[str, str], Setting(kinds.OPPONENTS, {})
         ] = NotProvided,
         **kwargs: Any,
-    ) -> "MFQSettings":
+    ) -> Self:
         """Sets how MFQ is evaluated: greedily, unless `evaluation_config` sets `explore`.
 
         Args:
@@ -191,7 +211,7 @@ class MFQSettings(AlgorithmConfig):
                 `flee`, `pretrained:NAME`, the path of a checkpoint, or that of a class of one's
                 own, `my_package.my_module:MyClass`. Evaluation then plays `evaluation_duration`
                 matches against each, half of them on each side, and logs `win_rate/<name>`, a draw
-                counting a half.
+                counting a half. Default: `{}`.
             **kwargs: RLlib's own.
         """
         if kwargs.get("evaluation_config", {}) is None:
@@ -199,7 +219,7 @@ class MFQSettings(AlgorithmConfig):
         opponents = {} if evaluation_opponents is None else evaluation_opponents
         return self._set("evaluation", {"evaluation_opponents": opponents}, kwargs)
 
-    def _set(self, method: str, given: Mapping[str, Any], kwargs: dict[str, Any]) -> "MFQSettings":
+    def _set(self, method: str, given: Mapping[str, Any], kwargs: dict[str, Any]) -> Self:
         """Sets MFQ's own settings that are `given`, and hands the others to RLlib's method."""
         legal = {*given, *inspect.signature(getattr(AlgorithmConfig, method)).parameters}
         for name in kwargs:
@@ -220,7 +240,8 @@ def _read_settings() -> dict[str, Setting]:
         texts = dict(" ".join(entry.split()).split(": ", 1) for entry in entries)
         for name, hint in get_type_hints(method, include_extras=True).items():
             for entry in getattr(hint, "__metadata__", ()):
-                found[name] = dataclasses.replace(entry, text=texts[name])
+                text = texts[name].partition(" Default: ")[0]  # a test compares it
+                found[name] = dataclasses.replace(entry, text=text)
     return found
 
 

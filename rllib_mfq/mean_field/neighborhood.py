@@ -109,7 +109,7 @@ class Neighborhood:
         return (self.needs,) if self.needs else ()
 
     def width(self, group: str, num_actions: Mapping[str, int]) -> int:
-        """Length of a mean action of `group`, given every group's number of actions."""
+        """Length of a mean action of `group`; `num_actions` has every group's number of actions."""
         return sum(num_actions.values()) if self.kind == "all" else num_actions[group]
 
     def mean_actions(self, own: GroupActions, others: Sequence[GroupActions] = ()) -> Array:

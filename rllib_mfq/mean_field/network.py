@@ -80,7 +80,7 @@ class OwnQNetwork(nn.Module):
 
 
 class TargetUpdate:
-    """Moves a target network towards the online network, in place ("Algorithm 1").
+    """Moves the network `target` towards the network `online`, in place ("Algorithm 1").
 
         target <- tau * online + (1 - tau) * target
 

@@ -23,7 +23,9 @@ def _masked(q: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def boltzmann(q: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> Tensor:
-    """Turns action values `[..., A]` into the "Boltzmann policy", softmax(Q / T).
+    """Turns action values `q` `[..., A]` into the "Boltzmann policy", softmax(Q / T).
+
+    The symbols, also of `temperature` and `mask`, are explained above.
 
     The paper prints exp(-beta Q), beta = 1 / T. With rewards to be maximised that would prefer
     the worst action, so the sign is positive here (as in every published implementation).
@@ -53,7 +55,9 @@ def sample_actions(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draws one action per row of `[..., A]` values from the Boltzmann policy, all rows at once.
+    """Draws one action per row of `q`, `[..., A]`, from the Boltzmann policy, all rows at once.
+
+    For `temperature` and `mask` see `boltzmann`; `generator` is the source of the draws.
 
     A uniform number is drawn for each row, and the first action is taken whose cumulative
     weight, exp of its logit, exceeds this share of the sum. Drawing a number for each action
@@ -74,7 +78,10 @@ def sample_actions(
 
 
 def greedy_actions(q: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The limit T -> 0 of `sample_actions`: `[..., A]` to `[...]` int64, first of equals."""
+    """The limit T -> 0 of `sample_actions`: `q` `[..., A]` to `[...]` int64, first of equals.
+
+    What `mask` excludes is never chosen.
+    """
     return _masked(q, mask).argmax(-1)
 
 
@@ -83,8 +90,9 @@ def mean_field_value(q: Tensor, temperature: float | Tensor, mask: Tensor | None
 
         v(s) = sum over a of pi(a | s, m) * Q(s, a, m)
 
-    The expectation over m is taken at the one mean action that q, `[..., A]` values of the target
-    network, was evaluated at. `temperature` is the one that the agents act with.
+    The expectation over m is taken at the one mean action that `q`, `[..., A]` values of the target
+    network, was evaluated at. `temperature` is the one that the agents act with, and `mask` says
+    what is legal at s.
 
     Returns:
         `[...]`: tends to the legal maximum of q as T -> 0, and to its legal mean as T -> infinity.
@@ -183,8 +191,8 @@ def n_step_return(
         R = sum over i < k of gamma^i r_i,        discount = gamma^k
 
     `rewards` are `[B, n]`, zero behind the last of k steps, and `num_steps` `[B]` integers k; both
-    results are `[B]`. Where `num_steps` is None, each row is one step: the rewards `[B]` and gamma,
-    the discount of one step in `[0, 1]`, are returned as they are.
+    results are `[B]`. Where `num_steps` is None, each row is one step: the rewards `[B]` and
+    `gamma`, the discount of one step in `[0, 1]`, are returned as they are.
     """
     if num_steps is None:
         return rewards, gamma
@@ -195,7 +203,7 @@ def n_step_return(
 def schedule_value(schedule: float | list[list[float]], agent_steps: float) -> float:
     """Reads a schedule where `agent_steps` rows have been sampled.
 
-    The schedule is a number, or piecewise linear: `[[agent_steps, value], ...]` with increasing
+    The `schedule` is a number, or piecewise linear: `[[agent_steps, value], ...]` with increasing
     steps. Before the first point and after the last one the value is constant.
     """
     if isinstance(schedule, int | float):

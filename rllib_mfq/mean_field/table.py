@@ -73,7 +73,7 @@ class QTable(nn.Module):
 
 
 def make_optimizer(network: MeanFieldQNetwork | QTable, lr: float) -> torch.optim.Optimizer:
-    """Adam for a network; for a table plain gradient descent, see `QTable.weights`."""
+    """Adam of rate `lr` for a `network`; for a table gradient descent, see `QTable.weights`."""
     if isinstance(network, QTable):
         return torch.optim.SGD(network.parameters(), lr=lr)
     return torch.optim.Adam(network.parameters(), lr=lr, fused=True)

@@ -112,10 +112,7 @@ class AgentDictPopulation(Population):
             PopulationError: what the environment returned is not as its API demands.
         """
         acted: dict[str, list[Any]] = self._acting
-        played: dict[Any, int] = {}
-        for group, agents in acted.items():
-            shifted = actions[group] + self._views[group].first_action
-            played.update(zip(agents, shifted.tolist(), strict=True))
+        played = self.by_agent(actions)
         names = ("observations", "rewards", "terminations", "truncations", "infos")
         obs, rewards, ends, cuts, infos = unpack("step", self.env.step(played), names)
         self._take(obs, infos)
@@ -150,6 +147,14 @@ class AgentDictPopulation(Population):
         self._dropped |= self._ended - self._listed
         self._over = ALL in ended | cut or self._nobody_comes(ALL in ends or ALL in cuts)
         return steps
+
+    def by_agent(self, actions: Mapping[str, Array]) -> dict[Any, int]:
+        """The actions of those who act now, `{group: [n]}`, as the environment numbers them."""
+        played: dict[Any, int] = {}
+        for group, agents in self._acting.items():
+            shifted = actions[group] + self._views[group].first_action
+            played.update(zip(agents, shifted.tolist(), strict=True))
+        return played
 
     def is_over(self) -> bool:
         """Whether the episode has ended; if not, agents may come though nobody is there."""

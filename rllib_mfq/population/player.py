@@ -59,6 +59,8 @@ class Scene:
         group: the group that is played.
         steps: `[n]` int32, how many steps the match of each of its agents has had.
         population: `[n]` int64, ascending: which population each of them is in.
+
+    The sampler makes it; `mine` and `theirs` read positions when they are asked for.
     """
 
     def __init__(

@@ -42,7 +42,12 @@ def close(population: Any) -> None:
 
 
 class Group(NamedTuple):
-    """The spaces all agents of one group share."""
+    """The spaces all agents of one group share.
+
+    Attributes:
+        observation_space: a Box of any shape and number type.
+        action_space: a Discrete that starts at 0.
+    """
 
     observation_space: gym.spaces.Box
     action_space: gym.spaces.Discrete[Any]
@@ -97,7 +102,7 @@ class Rows:
         return Rows(self.ids[mask], positions, legal, edges)
 
     def check(self, num_actions: int) -> None:
-        """Raises PopulationError unless the columns fit together."""
+        """Raises PopulationError unless the columns fit together and `num_actions`, A."""
         positions, mask = self.positions, self.action_mask
         check_column("ids", self.ids, getattr(self.ids, "shape", ())[:1] or (None,), WHOLE)
         n = len(self.ids)
@@ -162,7 +167,7 @@ class Step:
         return float(np.add.reduce(counted)) + late
 
     def check(self, n: int, num_actions: int) -> None:
-        """Raises PopulationError unless it is a step of `n` agents."""
+        """Raises PopulationError unless it is a step of `n` agents of `num_actions` actions."""
         kinds = {"rewards": REAL, "terminated": BOOLS, "truncated": BOOLS}
         for name, kind in kinds.items():
             check_column(name, getattr(self, name), (n,), kind)
@@ -213,13 +218,13 @@ class Population(Protocol):
     groups: Mapping[str, Group]
 
     def reset(self, *, seed: int | None = None) -> dict[str, Rows]:
-        """Starts an episode; a seed restarts the random numbers, None lets them run on."""
+        """Starts an episode; `seed` restarts the random numbers, None lets them run on."""
 
     def step(self, actions: Mapping[str, Array]) -> dict[str, Step]:
-        """Plays `{group: [n] int32}`, one action per row of the last `reset` or `step`."""
+        """Plays `actions`, `{group: [n] int32}`: one per row of the last `reset` or `step`."""
 
     def observe(self, group: str, out: Array) -> None:
-        """Writes the observations of the group's current rows into `out`, `[n, *obs]`.
+        """Writes the observations of the current rows of `group` into `out`, `[n, *obs]`.
 
         The sampler calls this any number of times per step, with memory that it reuses.
         """

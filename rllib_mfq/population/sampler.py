@@ -137,10 +137,17 @@ class Sampler:
 
     def _step(self, fragment: Fragment, keep: bool) -> None:
         """Plays one step of every population that has an episode."""
+        self._choose_actions(keep)
+        self._play(fragment)
+
+    def _choose_actions(self, keep: bool) -> None:
         for block in self._casts.blocks:
             if not keep and block.start > block.capacity // 2:
                 block.rewind()
         self._casts.act(self._rows, self._episodes)
+
+    def _play(self, fragment: Fragment) -> None:
+        """Plays the actions that were chosen."""
         bounds: dict[tuple[str, str], Array] = {}  # [E + 1] where each population's rows begin
         for block in self._casts.blocks:
             for group in block.names:

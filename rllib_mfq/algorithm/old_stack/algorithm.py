@@ -34,7 +34,10 @@ from rllib_mfq.population.fragment import Episode
 
 
 class MFQRolloutWorker(PopulationRunner, RolloutWorker):
-    """Samples as `MFQEnvRunner` does, with the modules of the policies in `policy_map`."""
+    """Samples as `MFQEnvRunner` does, with the modules of the policies in `policy_map`.
+
+    `config` is an `MFQConfig`, `env_creator` makes an environment of an `EnvContext`.
+    """
 
     def __init__(self, *, config: Any, env_creator: Any, **kwargs: Any) -> None:
         config = config.copy(copy_frozen=False)
