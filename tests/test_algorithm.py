@@ -248,10 +248,10 @@ def test_opponents_are_played_on_both_sides_and_random_against_itself_draws(buil
     assert set(results["win_rate"]) == {"random", "rival"}
     assert all(0 <= rate <= 1 for rate in results["win_rate"].values())
     assert sides[:4] == [
-        {"red": "red", "blue": "random/blue"},
-        {"red": "random/red", "blue": "blue"},
-        {"red": "red", "blue": "opponent/blue"},
-        {"red": "opponent/red", "blue": "blue"},
+        {"red": "red", "blue": "opponent random/blue"},
+        {"red": "opponent random/red", "blue": "blue"},
+        {"red": "red", "blue": "opponent rival/blue"},
+        {"red": "opponent rival/red", "blue": "blue"},
     ]
 
 
