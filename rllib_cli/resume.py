@@ -27,7 +27,7 @@ from rllib_cli.rows import STEP, go_back
 from rllib_cli.storage import METRICS, UNFINISHED, is_local, names_in, read, reason, write
 from rllib_cli.validation import searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint, downloaded
-from rllib_mfq.algorithm.checksums import check_files
+from rllib_mfq.algorithm.checksums import FILE, check_files
 
 STATE = "experiment_state-"
 """What the names of Tune's files with the state of a run begin with."""
@@ -216,6 +216,8 @@ def _saved(storage: StorageContext, path: str) -> _TrainingResult | None:
 
 def _is_whole(path: str, filesystem: Any) -> bool:
     """Whether a folder has the files of a checkpoint; what is remote is not looked at."""
+    if _is_here(filesystem) and Path(path, FILE).is_file():
+        return True  # `_is_sound` looks at every file; the old API stack has others than the new
     with contextlib.suppress(ValueError):
         return bool(check_checkpoint(path if _is_here(filesystem) else f"://{path}"))
     return False

@@ -181,7 +181,8 @@ def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(copied):
 def test_a_checkpoint_with_a_flipped_byte_is_not_gone_on_from(copied, file):
     (state,) = (copied / "x").glob("experiment_state-*")
     old = state.read_text()
-    assert run(copied, "--resume", stop={STEP: 5}).exit_code == 0
+    result = run(copied, "--resume", stop={STEP: 5})
+    assert result.exit_code == 0, result.output
     for path in (copied / "x").glob("experiment_state-*"):  # it lags behind the checkpoints
         path.write_text(old)
     (newest,) = (copied / "x").rglob(f"checkpoint_000004/{file}")
