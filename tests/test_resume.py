@@ -169,7 +169,7 @@ def test_a_run_goes_on_where_tunes_state_lags_behind_its_checkpoints(copied):
 @STACKS
 def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(copied):
     (newest,) = (copied / "x").rglob("checkpoint_000002")
-    (newest / "class_and_ctor_args.pkl").unlink()
+    (newest / "algorithm_state.pkl").unlink()
     result = run(copied, "--resume", stop={STEP: 4})
     assert result.exit_code == 0, result.output
     assert iterations(copied) == [1, 2, 3, 4]
