@@ -33,6 +33,11 @@ LISTS = {"grid_search": tune.grid_search, "choice": tune.choice}
 FUNCTIONS = {"custom_explore_fn", "base_scheduler", "resources_allocation_function"}
 SHORT = {"asha": "async_hyperband"}
 
+IQL = (
+    "IQL is RLlib's implicit Q-learning, which learns offline; independent Q-learning is MFQ with "
+    "neighborhood: none."
+)
+
 
 class Checked(NamedTuple):
     """An experiment that can run."""
@@ -60,12 +65,10 @@ def check(name: str, experiment: Experiment) -> Checked:
             runs.append(hooks(algorithm).run(built))
     except Exception as error:  # of RLlib or the environment
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise BadInput(f"{name}: {kind}{one_line(error)}") from error
+        note = f" {IQL}" if algorithm.__name__ == "IQL" else ""
+        raise BadInput(f"{name}: {kind}{one_line(error)}{note}") from error
     if algorithm.__name__ == "IQL":
-        notices.append(
-            f"{name}: IQL is RLlib's implicit Q-learning, which learns offline; independent "
-            "Q-learning is MFQ with neighborhood: none."
-        )
+        notices.append(f"{name}: {IQL}")
     checked = {**experiment, "run": algorithm, "config": config}
     checked["stop"] = _check_stop(name, experiment["stop"], runs[0])
     checked["config"] = hooks(algorithm).limits(checked["stop"]) | config

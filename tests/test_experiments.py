@@ -476,6 +476,9 @@ class Listener(RLlibCallback):
 
 
 def test_iql_is_said_to_be_the_other_one():
-    (note,) = [each for each in checked("IQL", "Pendulum-v1").notices if "IQL" in each]
+    data = {"dataset_num_iters_per_learner": 1, "input_": ["data"], "evaluation_interval": 1}
+    (note,) = [each for each in checked("IQL", "Pendulum-v1", config=data).notices if "IQL" in each]
     assert "implicit Q-learning" in note and "MFQ with neighborhood: none" in note
+    # RLlib asks for its data before anything runs.
+    assert refused(run="IQL", env="Pendulum-v1").endswith(note.removeprefix("x:"))
     assert not any("IQL" in each for each in checked(config=SMALL_BATTLE).notices)
