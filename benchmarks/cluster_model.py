@@ -92,15 +92,15 @@ def picture(recorded: Mapping[str, Any]) -> None:
         left.plot(counts, [p["model"] for p in mine], "--", color=color)
     left.set(
         xscale="log",
+        yscale="log",
         xlabel="env runners that cost nothing",
         ylabel="rows per second",
         title="measured (points), model (lines)",
     )
     left.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
     left.minorticks_off()
-    left.set_ylim(bottom=0)
     left.yaxis.set_major_formatter(EngFormatter())
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, loc="center right")
     for color, intensity in zip(("#0072B2", "#D55E00", "#009E73"), (0.25, 0.5, 2.0), strict=True):
         cores = [4, 8, 16, 32, 64, 128, 256]
         reached = [cost.best(n, intensity)[2] for n in cores]
