@@ -14,7 +14,7 @@ together.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from benchmarks.measure import RESULTS
+from rllib_mfq.arena.plots import COLORS
 
 FRAGMENT = 10 * 2 * 81  # rows of a runner's round: steps, groups, agents
 ROW_BYTES = 13 * 13 * 5 * 4 + 2 * 21 * 4 + 20  # of battle: observation, two means, the rest
@@ -73,6 +74,11 @@ class Cost:
         return max(splits, key=lambda split: split[2])
 
 
+def worst(points: Iterable[Mapping[str, float]]) -> float:
+    """The factor by which the model is farthest from what was measured."""
+    return float(2 ** max(abs(math.log2(p["model"] / p["measured"])) for p in points))
+
+
 def picture(recorded: Mapping[str, Any]) -> None:
     """Draws `results/scaling.png`: what was measured against the model, and the predictions."""
     cost, points = Cost(**recorded["cost"]), recorded["points"]
@@ -80,9 +86,7 @@ def picture(recorded: Mapping[str, Any]) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     cases = sorted({(point["learners"], point["intensity"]) for point in points})
-    for color, (learners, intensity) in zip(
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), cases, strict=False
-    ):
+    for color, (learners, intensity) in zip(COLORS, cases, strict=False):
         mine = [p for p in points if (p["learners"], p["intensity"]) == (learners, intensity)]
         counts = [point["runners"] for point in mine]
         name = f"{learners} learner{'s' * (learners > 1)}, " + (
@@ -101,7 +105,7 @@ def picture(recorded: Mapping[str, Any]) -> None:
     left.minorticks_off()
     left.yaxis.set_major_formatter(EngFormatter())
     left.legend(fontsize=7, loc="center right")
-    for color, intensity in zip(("#0072B2", "#D55E00", "#009E73"), (0.25, 0.5, 2.0), strict=True):
+    for color, intensity in zip(COLORS, (0.25, 0.5, 2.0), strict=False):
         cores = [4, 8, 16, 32, 64, 128, 256]
         reached = [cost.best(n, intensity)[2] for n in cores]
         right.plot(cores, reached, "o-", color=color, label=f"{intensity:g} trained per row")

@@ -10,7 +10,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in learners, too: each has one core
 
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from benchmarks.cluster_model import Cost, picture
+from benchmarks import learning
+from benchmarks.cluster_model import Cost, picture, worst
 from benchmarks.measure import RESULTS, rates, ratio, record, speed, timed
 from rllib_mfq import MFQ, MFQConfig, MFQEnvRunner
 from rllib_mfq.algorithm.environment import make_creator
@@ -45,20 +45,9 @@ class ReplayingRunner(MFQEnvRunner):
 
 
 def battle(num_env_runners: int, num_learners: int) -> MFQConfig:
-    return (
-        MFQConfig()
-        .environment("battle_v4")
-        .multi_agent(policies=["shared"])
-        .env_runners(num_env_runners=num_env_runners)
-        .learners(num_learners=num_learners)
-        .training(
-            replay_capacity=40_000,
-            num_steps_sampled_before_learning_starts=1_000,
-            training_intensity=INTENSITY,
-            max_weights_lag=1_000,
-        )
-        .debugging(seed=0)
-    )
+    settings = {"replay_capacity": 40_000, "training_intensity": INTENSITY}
+    config = learning.battle(num_env_runners).learners(num_learners=num_learners)
+    return config.training(max_weights_lag=1_000, **settings)
 
 
 def points(runners: int, learners: int) -> list[dict[str, Any]]:
@@ -196,7 +185,7 @@ def main() -> None:
     learners = rates(cases | {"write": written(one), "ask": asked(one)}, REPEATS)
     for algo in (one, two):
         algo.stop()
-    found = [point for n, learners_ in POINTS for point in points(n, learners_)]
+    found = [point for case in POINTS for point in points(*case)]
     ray.shutdown()
     rate = {name: statistics.median(values) for name, values in {**memory, **learners}.items()}
     batch = MFQConfig().train_batch_size_per_learner
@@ -242,8 +231,7 @@ def main() -> None:
     print("seconds:", {name: float(f"{value:.3g}") for name, value in vars(cost).items()})
     for point in found:
         print({name: float(f"{value:.3g}") for name, value in point.items()})
-    off = [abs(math.log2(point["model"] / point["measured"])) for point in found]
-    print(f"the model is off by a factor of at most {2 ** max(off):.2f}")
+    print(f"the model is off by a factor of at most {worst(found):.2f}")
     picture(json.loads((RESULTS / "scaling.json").read_text()))
 
 

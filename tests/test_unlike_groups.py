@@ -34,22 +34,29 @@ def pursuit(ray_session, tmp_path_factory):
     return results, folder / "saved"
 
 
-def test_unlike_groups_have_returns_beside_those_of_random_play_and_no_win_rate(pursuit):
+@pytest.fixture(scope="module")
+def random_returns():
+    """The returns of each group in 60 episodes of random against random."""
+    groups = magent2("adversarial_pursuit_v4", **PURSUIT).groups
+    players = load_opponent("random", "random", groups).players(torch.Generator().manual_seed(5))
+    episodes = play_episodes(
+        lambda index: magent2("adversarial_pursuit_v4", **PURSUIT), players, 60, seed=9
+    )
+    return {group: np.array([each.returns[group] for each in episodes]) for group in groups}
+
+
+def test_unlike_groups_have_returns_beside_those_of_random_play_and_no_win_rate(
+    pursuit, random_returns
+):
     results, _ = pursuit
     played = results["evaluation"]["env_runners"]
     assert "win_rate" not in played and "win_rate" not in results["env_runners"]
     figures = played["opponents"]["random"]
     assert set(figures["group_returns_mean"]) == set(figures["baseline_returns_mean"])
     # Random against random, played here: the same mean within its error.
-    groups = magent2("adversarial_pursuit_v4", **PURSUIT).groups
-    players = load_opponent("random", "random", groups).players(torch.Generator().manual_seed(5))
-    episodes = play_episodes(
-        lambda index: magent2("adversarial_pursuit_v4", **PURSUIT), players, 60, seed=9
-    )
-    for group in groups:
-        returns = np.array([episode.returns[group] for episode in episodes])
-        error = returns.std() * np.sqrt(1 / 20 + 1 / 60)
-        assert abs(figures["baseline_returns_mean"][group] - returns.mean()) < 5 * error
+    for group, values in random_returns.items():
+        error = values.std() * np.sqrt(1 / 20 + 1 / 60)
+        assert abs(figures["baseline_returns_mean"][group] - values.mean()) < 5 * error
 
 
 def test_the_command_shows_returns_of_unlike_groups(pursuit):
@@ -74,7 +81,7 @@ def test_the_command_shows_returns_of_unlike_groups(pursuit):
     assert "as predator: mean return" in told.output and "random in its place" in told.output
 
 
-def test_a_tournament_of_unlike_groups_shows_the_returns_of_each(pursuit, tmp_path):
+def test_a_tournament_of_unlike_groups_shows_the_returns_of_each(pursuit, random_returns, tmp_path):
     _, saved = pursuit
     words = ["tournament", str(saved), "random", "--matches", "4", "--processes", "1"]
     told = CliRunner().invoke(
@@ -90,13 +97,7 @@ def test_a_tournament_of_unlike_groups_shows_the_returns_of_each(pursuit, tmp_pa
         assert set(by_player[saved.name]) == {"random"}
         assert set(by_player["random"]) == {saved.name, "random"}
     # Of the same two matches: what the predators get is what they got from the prey that they met.
-    groups = magent2("adversarial_pursuit_v4", **PURSUIT).groups
-    players = load_opponent("random", "random", groups).players(torch.Generator().manual_seed(5))
-    episodes = play_episodes(
-        lambda index: magent2("adversarial_pursuit_v4", **PURSUIT), players, 60, seed=9
-    )
-    for group in groups:
-        values = np.array([episode.returns[group] for episode in episodes])
+    for group, values in random_returns.items():
         error = values.std() * np.sqrt(1 / 2 + 1 / 60)
         assert abs(returns[group]["random"]["random"] - values.mean()) < 5 * error
         shown = f"{round(returns[group][saved.name]['random'], 1) + 0.0:.1f}"

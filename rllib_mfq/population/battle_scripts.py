@@ -52,21 +52,18 @@ class Still(OpponentPolicy):
         rng: np.random.Generator,
     ) -> Array:
         """See `OpponentPolicy`."""
+        return self.choose(obs, scene, rng)
+
+    def choose(self, obs: Array, scene: Scene, rng: np.random.Generator) -> Array:
+        """`[n]` actions; a script looks at nothing else."""
         return np.full(len(obs), STAY)
 
 
 class Hold(Still):
     """Stays where it is and hits whoever comes near, the weakest first."""
 
-    def act(
-        self,
-        obs: Array,
-        mean_actions: Array,
-        action_mask: Array | None,
-        scene: Scene,
-        rng: np.random.Generator,
-    ) -> Array:
-        """See `OpponentPolicy`."""
+    def choose(self, obs: Array, scene: Scene, rng: np.random.Generator) -> Array:
+        """See `Still`."""
         at = _seen(obs, ATTACKS)
         there = at[..., ENEMIES] > 0
         target = np.where(there, at[..., ENEMY_HEALTH], np.inf).argmin(axis=1)
@@ -88,15 +85,8 @@ class Rush(Hold):
 class Flee(Still):
     """Keeps away from the nearest enemy, and never hits."""
 
-    def act(
-        self,
-        obs: Array,
-        mean_actions: Array,
-        action_mask: Array | None,
-        scene: Scene,
-        rng: np.random.Generator,
-    ) -> Array:
-        """See `OpponentPolicy`."""
+    def choose(self, obs: Array, scene: Scene, rng: np.random.Generator) -> Array:
+        """See `Still`."""
         return _towards(scene.to_nearest, obs, rng, away=True)
 
 
