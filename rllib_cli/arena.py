@@ -189,12 +189,22 @@ def _check_picture(option: str, path: Path) -> None:
 
 
 def _show(played: "Tournament") -> None:
-    """Prints the agents, best first, and every pair if there are few agents.
-
-    Of groups in which nobody wins, every group's returns, by who played it and whom it met.
-    """
+    """Prints the agents, best first, and every pair if there are few agents."""
     if played.returns:
-        click.echo(f"{played.env}: the groups differ, so nobody wins; returns of each group:")
+        _show_returns(played)
+        return
+    show_table([_agent_row(played, name) for name in played.agents])
+    if len(played.agents) <= MOST_AGENTS_IN_PAIRS:
+        click.echo()
+        show_table([_pair_row(pair) for pair in played.pairs])
+    if any(pair.distinct <= 2 < pair.matches for pair in played.pairs):
+        note = "note: some pairs played the same match again and again: nothing is drawn at random"
+        click.echo(f"{note}; try --random-steps 5, or --explore.", err=True)
+
+
+def _show_returns(played: "Tournament") -> None:
+    """Prints the returns of groups in which nobody wins, by who played them and whom it met."""
+    click.echo(f"{played.env}: the groups differ, so nobody wins; returns of each group:")
     for group, table in played.returns.items():
         click.echo()
         met = [name for name in played.agents if any(name in row for row in table.values())]
@@ -206,15 +216,6 @@ def _show(played: "Tournament") -> None:
                 if (row := table.get(name))
             ]
         )
-    if played.returns:
-        return
-    show_table([_agent_row(played, name) for name in played.agents])
-    if len(played.agents) <= MOST_AGENTS_IN_PAIRS:
-        click.echo()
-        show_table([_pair_row(pair) for pair in played.pairs])
-    if any(pair.distinct <= 2 < pair.matches for pair in played.pairs):
-        note = "note: some pairs played the same match again and again: nothing is drawn at random"
-        click.echo(f"{note}; try --random-steps 5, or --explore.", err=True)
 
 
 def _figure(value: float | None) -> str:

@@ -185,6 +185,7 @@ def summary(
         reasons = lines[-1:] + [f"no space left in {folder}" for folder in full if not told]
         return f"{name}: failed: {'; '.join(reasons) or 'see above'}"
     result = trial.last_result or {}
+    flat = flatten_dict(result)
     played = result.get("evaluation", {}).get("env_runners", {})
     rates = {who: rate for who, rate in played.get("win_rate", {}).items() if is_number(rate)}
     opponents = (trial.config or {}).get("evaluation_opponents") or ()
@@ -194,10 +195,10 @@ def summary(
         reached += beside(played.get("opponents", {}).get(who, {}), who)
     if not reached:
         # Evaluation plays greedily, so it says more than training, which explores.
-        where = EVALUATION if flatten_dict(result).get(EVALUATION) is not None else RETURN
-        value, shown = flatten_dict(result).get(where), {where}
+        where = EVALUATION if flat.get(EVALUATION) is not None else RETURN
+        value, shown = flat.get(where), {where}
         reached = [f"return {value:.1f}" if is_number(value) else "no episode has ended yet"]
-    best = flatten_dict(result).get(metric)
+    best = flat.get(metric)
     if metric and metric not in shown and is_number(best):
         reached.insert(0, f"{short_name(metric)} {best:.3g}")
     checkpoint = trial.checkpoint.path if trial.checkpoint else "none"

@@ -15,6 +15,8 @@ RUNS = "Folder for figures and pictures; runs go into its runs/ and are not repe
 OUT = option("--out", "-o", type=PATH, default=Path("results"), help=RUNS)
 PROCESSES = option("--processes", type=IntRange(1), default=2, help="How many at a time (2).")
 MAGENT2 = ["battlefield", "adversarial_pursuit", "tiger_deer", "combined_arms", "gather"]
+"""Tuned examples, one for each environment."""
+
 LEARNERS = click.Choice(["shared-table", "site-tables", "network"])
 LEARNER = "One table for all sites (default), one each, or one network."
 
@@ -24,6 +26,23 @@ def _positive(context: click.Context, option: click.Parameter, value: Any) -> An
         if not number > 0:
             raise BadInput(f"{option.opts[0]} is {number}; it must be above 0.")
     return value
+
+
+def _even(context: click.Context, option: click.Parameter, value: int) -> int:
+    if value % 2:
+        raise BadInput(f"{option.opts[0]} is {value}; it must be even: half on each side.")
+    return value
+
+
+MATCHES = option(
+    "--matches",
+    type=IntRange(2),
+    default=50,
+    callback=_even,
+    help="Matches of every pair (50); even.",
+)
+FIRST_STEPS = option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
+ROWS = option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
 
 
 @click.group()
@@ -83,13 +102,12 @@ def gaussian_squeeze(out: Path, agents: Sequence[int], **given: Any) -> None:
 @PROCESSES
 @OUT
 @option("--seeds", type=IntRange(2), default=5, help="How many runs of everything (5).")
-@option("--matches", type=IntRange(2), default=50, help="Matches of every pair (50); even.")
-@option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
-@option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
+@MATCHES
+@FIRST_STEPS
+@ROWS
 @option("--pretrained", type=PATH, help="Write the best agents into this folder.")
 def battle(out: Path, **given: Any) -> None:
     """Mean field against independent Q-learning, 64 against 64, all seeds against all."""
-    _check_matches(given["matches"])
     with _into(out), _into(given["pretrained"] or out, "--pretrained"), matches_bar() as show:
         from rllib_cli.train import train_variants
         from rllib_mfq.arena.statistics import over_seeds
@@ -107,15 +125,14 @@ def battle(out: Path, **given: Any) -> None:
 @PROCESSES
 @OUT
 @option("--seeds", type=IntRange(2), default=3, help="How many runs of everything (3).")
-@option("--matches", type=IntRange(2), default=50, help="Matches of every pair (50); even.")
-@option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
-@option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
+@MATCHES
+@FIRST_STEPS
+@ROWS
 @option(
     "--change", "changes", multiple=True, help="One of the changes; repeatable, all by default."
 )
 def sweep(out: Path, **given: Any) -> None:
     """What one change of a setting does in battle, against independent Q-learning."""
-    _check_matches(given["matches"])
     with _into(out), matches_bar() as show:
         from rllib_cli.train import train_variants
         from rllib_mfq.arena.statistics import grouped
@@ -149,14 +166,9 @@ def magent2(out: Path, envs: Sequence[str], **given: Any) -> None:
         from rllib_cli.train import train_variants
         from rllib_mfq.experiments import magent2 as experiment
 
-        examples = {name: _example(name) for name in envs or experiment.ENVIRONMENTS}
+        examples = {name: _example(name) for name in envs or MAGENT2}
         experiment.reproduce(train_variants, examples, out, **given)
     show_table(experiment.summary(experiment.read(out)))
-
-
-def _check_matches(matches: int) -> None:
-    if matches % 2:
-        raise BadInput(f"--matches is {matches}; it must be even: half on each side.")
 
 
 def _example(name: str) -> dict[str, Any]:

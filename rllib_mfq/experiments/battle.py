@@ -15,7 +15,7 @@ from rllib_mfq.arena.output import replacing, write_json
 from rllib_mfq.arena.provenance import provenance
 from rllib_mfq.arena.statistics import win_rates
 from rllib_mfq.arena.tournament import play_tournament
-from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, write_rows
+from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, variants_of, write_rows
 from rllib_mfq.population.population import Array
 
 EXAMPLE = "battle_crossplay"
@@ -58,7 +58,7 @@ def reproduce(
     Every match begins with `random_steps` of both sides, see `play_tournament`. The best rated
     agent of each method is written into the folder `pretrained`, if there is one.
     """
-    variants = _variants(METHODS, seeds)
+    variants = variants_of(METHODS, seeds)
     runs = _train(train, variants, out, rows, processes)
     played = play_tournament(
         _specs(runs),
@@ -94,8 +94,8 @@ def sweep(
     The runs of `METHODS` are those of `reproduce`, where there are such; `changes` names some of
     the variations, all by default.
     """
-    tried = _variants({name: VARIATIONS[name] for name in changes or VARIATIONS}, seeds)
-    variants = _variants(METHODS, seeds)
+    tried = variants_of({name: VARIATIONS[name] for name in changes or VARIATIONS}, seeds)
+    variants = variants_of(METHODS, seeds)
     runs = _train(train, variants | tried, out, rows, processes)
     opponents = _of("iql", variants)
     names = [*opponents, *_of("mfq", variants), *tried]
@@ -137,14 +137,6 @@ def cross_play(content: Mapping[str, Any], rows: str, columns: str) -> Array:
     rates = win_rates(names, content["pairs"])
     places = ([names.index(name) for name in sorted(_of(m, names))] for m in (rows, columns))
     return rates[np.ix_(*places)]
-
-
-def _variants(methods: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, dict[str, Any]]:
-    return {
-        f"{method}-{seed}": {**changes, "seed": seed}
-        for method, changes in methods.items()
-        for seed in range(seeds)
-    }
 
 
 def _of(method: str, names: Iterable[str]) -> list[str]:

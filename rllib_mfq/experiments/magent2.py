@@ -12,12 +12,9 @@ from rllib_mfq.algorithm.environment import make_creator
 from rllib_mfq.algorithm.match import play_episodes
 from rllib_mfq.algorithm.opponents import load_opponent
 from rllib_mfq.arena.statistics import grouped, t_interval
-from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, write_rows
+from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, variants_of, write_rows
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.population import close
-
-ENVIRONMENTS = ("battlefield", "adversarial_pursuit", "tiger_deer", "combined_arms", "gather")
-"""Tuned examples, one for each environment."""
 
 IQL = "IQL"
 METHODS: dict[str, dict[str, Any]] = {
@@ -64,11 +61,8 @@ def reproduce(
             share = rows / stop[AGENT_STEPS]
             stop = {AGENT_STEPS: float(rows)}
             changes["temperature"] = [[steps * share, t] for steps, t in config["temperature"]]
-        variants = {
-            f"{method}-{seed}": {**changes, **own, "seed": seed}
-            for method, own in METHODS.items()
-            for seed in range(seeds)
-        }
+        methods = {method: changes | own for method, own in METHODS.items()}
+        variants = variants_of(methods, seeds)
         runs = train(name, variants, out / "runs" / "magent2" / name, stop, processes)
         measured = _measure(name, example["env"], config["env_config"], runs, episodes)
         before = [row for row in read(out) if row["env"] != name]

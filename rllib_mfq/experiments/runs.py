@@ -54,6 +54,15 @@ class Train(Protocol):
         """Trains every variant that has no finished run yet; returns the run of each variant."""
 
 
+def variants_of(methods: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, dict[str, Any]]:
+    """A variant for each method, by its changes of the config, and seed: `METHOD-SEED`."""
+    return {
+        f"{method}-{seed}": {**changes, "seed": seed}
+        for method, changes in methods.items()
+        for seed in range(seeds)
+    }
+
+
 def finished(folder: Path) -> Run | None:
     """The run in a folder, if it ended with a checkpoint."""
     log, checkpoints = folder / "result.json", sorted(folder.glob("checkpoint_*"))
