@@ -26,13 +26,12 @@ from torch import Tensor, nn
 
 from rllib_mfq.algorithm.divergence import Diverged, diverged
 from rllib_mfq.algorithm.replay import check_fits, make_memories, replay_device
-from rllib_mfq.algorithm.rl_module import MEAN_ACTIONS, NEXT_MEAN_ACTIONS, MFQTorchRLModule
+from rllib_mfq.algorithm.rl_module import NUM_STEPS, MFQTorchRLModule, after_the_step
 from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
 from rllib_mfq.mean_field.table import make_optimizer
 from rllib_mfq.replay.priorities import of_sequences
 
 NUM_UPDATES = "num_updates"
-NUM_STEPS = "num_steps"  # column: how many steps a row spans, where `n_step` is above 1
 
 
 class MFQTorchLearner(TorchLearner):
@@ -239,17 +238,14 @@ def module_loss(
         `[B]` by which rows, or sequences, are drawn, detached.
     """
     rows, q = out.get("rows", batch), out["q"]
-    # The target network inherits the mean action that the last of a row's steps produced.
-    inherited = rows["last_mean_actions" if NUM_STEPS in rows else NEXT_MEAN_ACTIONS]
-    after = {Columns.OBS: rows[Columns.NEXT_OBS], MEAN_ACTIONS: inherited}
-    online, target_network = module.value_networks()
     with torch.no_grad():
-        q_target, q_online = module.q(after, target_network), None
+        q_online = None
         if target == "double_q":
             seen = rows.get("new_obs_online", rows[Columns.NEXT_OBS])
-            q_online = module.q({**after, Columns.OBS: seen}, online)
+            after = {**after_the_step(rows), Columns.OBS: seen}
+            q_online = module.q(after, module.value_networks()[0])
         mask = rows.get("next_action_mask")
-        value = next_value(target, q_target, module.temperature, q_online, mask)
+        value = next_value(target, out["q_target"], module.temperature, q_online, mask)
     rewards, discount = n_step_return(rows[Columns.REWARDS], rows.get(NUM_STEPS), gamma)
     actions, terminated = rows[Columns.ACTIONS], rows[Columns.TERMINATEDS].bool()
     factors = module.loss_weights(rows), rows.get("weights")
