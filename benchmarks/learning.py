@@ -15,6 +15,7 @@ from rllib_mfq.algorithm.learner_memories import update
 from rllib_mfq.mean_field.objective import mfq_loss, next_value
 
 REPEATS = 7
+UPDATE_REPEATS = 51  # of half a second each; one differs from the next by 8 %
 UPDATES = 40
 SECONDS = 8.0  # of training per repeat
 
@@ -80,7 +81,7 @@ def main() -> None:
     for algo in (one, two):
         while not algo.train()["num_updates"]:
             pass
-    found = rates(learner_updates(one), REPEATS)
+    found = rates(learner_updates(one), UPDATE_REPEATS)
     found |= rates({"one process": training(one), "two processes": training(two)}, REPEATS)
     for algo in (one, two):
         algo.stop()
