@@ -13,6 +13,7 @@ from ray.util.debug import log_once
 from rllib_mfq.algorithm import old_stack, setting_types, validation
 from rllib_mfq.algorithm.class_paths import check_class_paths
 from rllib_mfq.algorithm.env_runner import MFQEnvRunner
+from rllib_mfq.algorithm.figures import ReportingAlgorithm
 from rllib_mfq.algorithm.learner import MFQTorchLearner
 from rllib_mfq.algorithm.old_names import attributes, is_whole, public
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
@@ -123,6 +124,20 @@ class MFQConfig(MFQSettings):
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type:
         return MFQTorchLearner
+
+    @override(AlgorithmConfig)
+    def build_algo(self, env: Any = None, use_copy: bool = True) -> ReportingAlgorithm:
+        """Makes the algorithm, an `MFQ`, as RLlib's does; its `train()` has typed results.
+
+        Args:
+            env: the environment, if `environment()` was not called.
+            use_copy: whether the algorithm gets a copy of this config, so that it can be used anew.
+
+        Raises:
+            ValueError: a setting is impossible, or does not fit the environment.
+        """
+        algorithm: ReportingAlgorithm = super().build_algo(env, use_copy)
+        return algorithm
 
     def without_minima(self) -> "MFQConfig":
         """A frozen copy with which an iteration may end after any training step."""

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME
 from ray.rllib.utils import metrics as names
+from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.result import EPISODE_REWARD_MEAN
 
@@ -21,6 +23,20 @@ TABLE = ("agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates"
 Figures = dict[tuple[str, ...], float]
 """Values under metric keys; one whose first name ends in `_min` or `_max` is to be reduced so, any
 other by the mean."""
+
+
+class ReportingAlgorithm(Algorithm):
+    """An algorithm whose results have a type, which RLlib's own have not."""
+
+    @override(Algorithm)
+    def train(self) -> dict[str, Any]:
+        """Runs one iteration, and returns its results: metrics under RLlib's names, nested.
+
+        An iteration samples, learns, and evaluates where `evaluation_interval` says so. Raises
+        what failed in it: PopulationError for an environment, Diverged for a network.
+        """
+        results: dict[str, Any] = super().train()
+        return results
 
 
 def episode_figures(episode: Episode, modules: Mapping[str, str]) -> Figures:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 SELF_PLAY = "self_play"
 
 
-class MFQ(Algorithm):
+class MFQ(figures.ReportingAlgorithm):
     """Mean field Q-learning (Yang et al., ICML 2018, "Algorithm 1").
 
     A training step takes the fragments that are ready, gives each to the memories of one learner,
