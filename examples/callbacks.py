@@ -2,8 +2,8 @@
 
     python -m examples.callbacks
 
-The hooks are RLlib's. An episode has `length`, `get_return()`, `returns` of each group, `result`
-(the environment's figures, once it is done) and `custom_data`, which is yours.
+The hooks are RLlib's. An episode has `len(episode)`, `get_return()`, `returns` of each group,
+`is_done`, `result` (the environment's figures, once it is done) and `custom_data`, which is yours.
 """
 
 import argparse
@@ -24,11 +24,11 @@ class FirstBlood(RLlibCallback):
     def on_episode_step(self, *, episode: Any, env: Any, **kwargs: Any) -> None:
         """Remembers the step in which there are fewer."""
         if env.result()["survivors"] != episode.custom_data["alive"]:
-            episode.custom_data.setdefault("first_blood", episode.length)
+            episode.custom_data.setdefault("first_blood", len(episode))
 
     def on_episode_end(self, *, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
         """Logs the mean over episodes, under `env_runners/first_blood`."""
-        step = episode.custom_data.get("first_blood", episode.length)
+        step = episode.custom_data.get("first_blood", len(episode))
         metrics_logger.log_value("first_blood", step, reduce="mean", window=100)
 
 

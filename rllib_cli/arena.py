@@ -63,7 +63,7 @@ def render(out: Path, **options: Any) -> None:
     with refusing():
         pictures, match = film_match(**options)
     write_animation(pictures, out, match.custom_data["frames_per_second"])
-    scores = ", ".join(f"{group} {value:.1f}" for group, value in match.returns.items())
+    scores = ", ".join(f"{group} {value:z.1f}" for group, value in match.returns.items())
     click.echo(f"{match.length} steps, returns {scores}; written to {out}")
 
 
@@ -220,7 +220,7 @@ def _show_returns(played: "Tournament") -> None:
 
 def _figure(value: float | None) -> str:
     """A figure with one digit; `-` if there is none, and never `-0`."""
-    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"
+    return "-" if value is None else f"{value:z.1f}"
 
 
 def _agent_row(played: "Tournament", name: str) -> dict[str, Any]:

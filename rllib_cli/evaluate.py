@@ -50,13 +50,13 @@ def evaluate(checkpoint: str, play: Play) -> None:
         mine = [record["return"] for record in records if record["side"] == side]
         if mine:
             click.echo(
-                f"as {side}: mean return {fmean(mine):.1f}; {_against(play)[9:]} in its place "
-                f"{value:.1f}"
+                f"as {side}: mean return {fmean(mine):z.1f}; {_against(play)[9:]} in its place "
+                f"{value:z.1f}"
             )
     rate = f"win rate {summary['win_rate']:.2f}{_against(play)}, " if "win_rate" in summary else ""
     click.echo(
-        f"{len(records)} episodes: {rate}mean return {summary['return_mean']:.1f} "
-        f"(from {summary['return_min']:.1f} to {summary['return_max']:.1f}), "
+        f"{len(records)} episodes: {rate}mean return {summary['return_mean']:z.1f} "
+        f"(from {summary['return_min']:z.1f} to {summary['return_max']:z.1f}), "
         f"{summary['steps_mean']:.0f} steps on average"
     )
     if play.out:
@@ -97,13 +97,13 @@ def _play(algorithm: Algorithm, player: Hooks, play: Play) -> list[Record]:
 
 
 def _line(record: Record, play: Play) -> str:
-    parts = [f"return {record['return']:.1f}"]
+    parts = [f"return {record['return']:z.1f}"]
     returns = record.get("returns", {})
     if "side" in record:
         known = {1.0: "won ", 0.0: "lost ", 0.5: "drew ", None: ""}[record.get("share")]
         parts.insert(0, f"{known}as {record['side']}{_against(play)}")
     elif 1 < len(returns) < 5:
-        parts += [f"{who} {value:.1f}" for who, value in returns.items()]
+        parts += [f"{who} {value:z.1f}" for who, value in returns.items()]
     for name, values in record.get("result", {}).items():
         parts.append(f"{name} " + " ".join(f"{who} {value:g}" for who, value in values.items()))
     return f"episode {record['episode']}: {', '.join(parts)}, {record['steps']} steps"

@@ -188,16 +188,16 @@ class MFQHooks(Hooks):
     def columns(self, keys: Collection[str]) -> list[Column]:
         """See `Hooks`."""
         returns = fnmatch.filter(keys, "env_runners/group_returns_mean/*")
-        groups = {f"return {key.split('/', 2)[2]}": key for key in sorted(returns)}
-        shown = groups if len(groups) > 1 else {"return": RETURN}
+        groups = [(f"return {key.split('/', 2)[2]}", key, ".1f") for key in sorted(returns)]
+        total = ("return", RETURN, ".1f")
         columns = [
             ("rows", "agent_steps_sampled_lifetime", "count"),
             ("rows/s", "agent_steps_per_second", ",.0f"),
             ("temperature", next(iter(fnmatch.filter(keys, "learners/*/temperature")), ""), ".3g"),
         ]
-        place = 0 if len(shown) < 4 else len(columns)  # many groups do not push out the others
-        columns[place:place] = [(name, key, ".1f") for name, key in shown.items()]
-        return columns
+        if len(groups) < 4:
+            return [*(groups if groups[1:] else [total]), *columns]
+        return [total, *columns, *groups]  # many groups do not push out the others
 
     def configure_play(self, config: Any, play: Play) -> None:
         """See `Hooks`; the algorithm plays itself unless an opponent is named."""

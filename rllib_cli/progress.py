@@ -52,7 +52,7 @@ class Progress(tune.ProgressReporter):
         self._pause = SECONDS_BETWEEN_REPORTS if sys.stdout.isatty() else SECONDS_IN_FILES
         self._next_report = 0.0
         self._next_wait = self._started + self._pause
-        self._header: list[str] = []
+        self._widths: dict[str, int] = {}  # of the columns below the last head
         self._lines = 0
         self._iterations: list[int] = []
 
@@ -78,11 +78,13 @@ class Progress(tune.ProgressReporter):
             click.echo(table([self._row(trial) for trial in trials]) + "\n")
             return
         row = figures(trials[0], self._hooks, self._goals)
-        widths = _fitting([max(len(name), 6) for name in row])
-        if list(row) != self._header or self._lines % LINES_PER_HEADER == 0:
-            self._header = list(row)
-            click.echo(_aligned(self._header, widths))
-        click.echo(_aligned(list(row.values()), widths))
+        needed = {name: max(len(name), len(text), 6) for name, text in row.items()}
+        same = list(row) == list(self._widths)
+        fits = same and all(needed[name] <= width for name, width in self._widths.items())
+        if not fits or self._lines % LINES_PER_HEADER == 0:
+            self._widths = needed
+            click.echo(_aligned(list(row), _fitting([*needed.values()])))
+        click.echo(_aligned(list(row.values()), _fitting([*self._widths.values()])))
         self._lines += 1
 
     def _row(self, trial: Trial) -> dict[str, str]:
@@ -96,7 +98,10 @@ class Progress(tune.ProgressReporter):
 
 
 def figures(trial: Trial, hooks: Hooks, goals: Sequence[str] = ()) -> dict[str, str]:
-    """The figures of a trial's last result, as text under short names, most important first."""
+    """The figures of a trial's last result, as text under short names, most important first.
+
+    In brackets beside a return against an opponent: what the opponent itself earns in that place.
+    """
     result = flatten_dict(trial.last_result or {})
     row = {"iter": str(result.get("training_iteration", 0))}
     row["time"] = clock(result.get("time_total_s", 0))
@@ -106,13 +111,16 @@ def figures(trial: Trial, hooks: Hooks, goals: Sequence[str] = ()) -> dict[str, 
     config = trial.config or {}
     evaluated = config.get("evaluation_interval") and not config.get("evaluation_opponents")
     shown = {"training_iteration", "time_total_s", *(key for _, key, _ in (*columns, *known))}
+    beside = {_baseline(key) for key in goals}
     for key in (*goals, *([EVALUATION] if evaluated else [])):
-        if key not in shown:
+        if key not in shown | beside:
             shown.add(key)
             form = "count" if "steps" in key else ".1f" if "return" in key else ".3g"
             columns.append((short_name(key), key, form))
     for name, key, form in (*columns, *known):
         row[name] = _text(result.get(key), form)
+        if is_number(itself := result.get(_baseline(key))):
+            row[name] += f" ({_text(itself, form)})"
     return row
 
 
@@ -135,15 +143,21 @@ def short_name(key: str) -> str:
     return " ".join(filter(None, words))
 
 
+def _baseline(key: str) -> str:
+    """The result that stands beside a return against an opponent; "" for any other key."""
+    is_return = key.startswith(f"{EVALUATED}/opponents/") and f"/{GROUP_RETURNS_MEAN}/" in key
+    return key.replace(GROUP_RETURNS_MEAN, BASELINE) if is_return else ""
+
+
 def beside(figures: Mapping[str, Any], opponent: str) -> list[str]:
     """What is returned to each group against an opponent, beside what the opponent itself earns.
 
     `figures` are those under `opponents`; empty where there are no such, since there is a win rate.
     """
     return [
-        f"{group} {figures[GROUP_RETURNS_MEAN][group]:.1f} against {opponent} "
-        f"({opponent} itself {value:.1f})"
-        for group, value in figures.get(BASELINE, {}).items()
+        f"{group} {figures[GROUP_RETURNS_MEAN][group]:z.1f} against {opponent} "
+        f"({opponent} itself {value:z.1f})"
+        for group, value in sorted(figures.get(BASELINE, {}).items())
         if group in figures.get(GROUP_RETURNS_MEAN, {})
     ]
 
@@ -197,7 +211,8 @@ def summary(
         # Evaluation plays greedily, so it says more than training, which explores.
         where = EVALUATION if flat.get(EVALUATION) is not None else RETURN
         value, shown = flat.get(where), {where}
-        reached = [f"return {value:.1f}" if is_number(value) else "no episode has ended yet"]
+        known = f"{short_name(where)} {_text(value, '.1f')}"
+        reached = [known if is_number(value) else "no episode has ended yet"]
     best = flat.get(metric)
     if metric and metric not in shown and is_number(best):
         reached.insert(0, f"{short_name(metric)} {best:.3g}")
@@ -243,7 +258,7 @@ def _aligned(texts: Sequence[str], widths: Sequence[int]) -> str:
 def _text(value: Any, form: str) -> str:
     """A figure in a format; a count as `75.2k` or `1.23M`."""
     if form != "count":
-        return format(float(value), form) if is_number(value) else "-"
+        return format(float(value), f"z{form}") if is_number(value) else "-"  # z: never -0
     steps = value or 0
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if steps >= size:

@@ -662,6 +662,15 @@ def test_one_trial_is_a_line_per_report_that_fits_a_terminal(capsys, monkeypatch
     assert max(map(len, (header, line, last))) <= 80
 
 
+def test_a_figure_that_is_wider_than_its_column_gets_a_wider_one(capsys):
+    reporter = progress.Progress(hooks.Hooks())
+    for value in (1.5, 2.5, -12345678.9, 3.5):
+        reporter.report([trial(env_runners={"episode_return_mean": value})], False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["iter", "47", "47", "iter", "47", "47"]
+    assert len(set(map(len, lines[:3]))) == len(set(map(len, lines[3:]))) == 1
+
+
 def test_several_trials_are_a_table_of_what_differs_cut_to_the_terminal(monkeypatch):
     reporter = progress.Progress(hooks.MFQHooks(), ["lr", "neighborhood"], [WIN_RATE])
     rows = [reporter._row(trial(number, "TERMINATED")) for number in range(2)]
@@ -686,6 +695,12 @@ def test_the_column_that_a_run_stops_on_is_shown():
     row = progress.figures(result, hooks.MFQHooks(), goals)
     assert list(row)[2:6] == ["win rate", "eval return", "prey vs random", "red qf loss"]
     assert [*row.values()][2:6] == ["0.90", "501.2", "-3.2", "0.123"]
+    # In brackets what random itself earns there, and not in a column of its own.
+    played["opponents"]["random"]["baseline_returns_mean"] = {"prey": -0.04}
+    both = [prey, prey.replace("group_returns", "baseline_returns")]
+    row = progress.figures(result, hooks.MFQHooks(), both)
+    assert list(row)[2:4] == ["prey vs random", "return blue"]
+    assert row["prey vs random"] == "-3.2 (0.0)"
     result.config = {"evaluation_interval": 1}  # an evaluation is shown if nothing stops on it
     assert progress.figures(result, hooks.Hooks())["eval return"] == "501.2"
 
@@ -695,9 +710,8 @@ def test_the_return_of_every_group_is_shown(count):
     returns = {f"group{number}": float(number) for number in range(count)}
     result = trial(env_runners={"group_returns_mean": returns, "episode_return_mean": 7.0})
     row = progress.figures(result, hooks.MFQHooks())
-    if count == 1:
-        assert row["return"] == "7.0"
-    else:
+    assert row.get("return") == ("7.0" if count in (1, 6) else None)  # of many groups, of all
+    if count > 1:
         assert [row[f"return group{n}"] for n in range(count)] == [f"{n}.0" for n in range(count)]
 
 
@@ -735,6 +749,8 @@ def test_the_closing_line_names_the_optimised_metric_once():
         progress.summary(ended, ["lr"], metric="env_runners/episode_return_mean").count("3.0") == 1
     )
     assert progress.summary(ended).startswith("x: return 3.0 after")
+    ended.last_result["evaluation"] = {"env_runners": {"episode_return_mean": -0.01}}
+    assert progress.summary(ended).startswith("x: eval return 0.0 after")
     ended.last_result["evaluation"] = {"env_runners": {"win_rate": {"random": 0.75}}}
     ended.config = {"lr": 1e-3, "evaluation_opponents": {"random": "random"}}
     assert progress.summary(ended, metric=WIN_RATE).startswith("x: win rate against random 0.75 af")

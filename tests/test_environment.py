@@ -159,8 +159,14 @@ def test_a_path_and_what_it_names_are_called_alike(crowd, name, as_path):
 def test_an_error_inside_a_module_is_not_taken_for_a_missing_environment(crowd):
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         make_creator("broken.Crowd")
-    for path in ("crowd.Crowds", "crwd.Crowd", "crowd.sub.Crowd", "no such.Crowd"):
-        with pytest.raises(ValueError, match=f"env is '{path}'.*must be a name"):
+    for path, why in {
+        "crowd.Crowds": "the module crowd has no 'Crowds' .did you mean 'Crowd'",
+        "crwd.Crowd": f"no module crwd, neither in the current folder, {os.getcwd()}, nor",
+        "crowd.sub.Crowd": "no module crowd.sub",
+        "no such.Crowd": "must be a name",
+        "crowd:Crowd": "did you mean 'crowd.Crowd'",
+    }.items():
+        with pytest.raises(ValueError, match=f"env is '{path}'.*{why}"):
             make_creator(path)
 
 
@@ -173,6 +179,7 @@ def test_an_error_inside_a_module_is_not_taken_for_a_missing_environment(crowd):
         ),
         ("My/Crowd-v0", ["the namespace 'My'", "MODULE:My/Crowd-v0", "--import MODULE"]),
         ("no_such_package:Crowd-v0", ["needs a package", "no_such_package"]),
+        ("Crowd-v0", ["must be a name", "MODULE:Crowd-v0", "--import MODULE"]),
         ("CartPole-v9", ["did you mean 'CartPole-v1'"]),
     ],
 )

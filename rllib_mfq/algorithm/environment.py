@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
@@ -177,14 +178,25 @@ def _unknown(env: str, name: str, error: gym.error.Error) -> str:
             f"env is {env!r}, but nothing has registered the namespace {namespace!r}: {install}"
             f"write {module}:{name}, which imports {module} first, or use --import {module}."
         )
+    path, dot, last = env.rpartition(".")
+    if dot and all(part.isidentifier() for part in env.split(".")):
+        if path in sys.modules:
+            near = did_you_mean(last, vars(sys.modules[path]))
+            return f"env is {env!r}, but the module {path} has no {last!r}{near}."
+        where = f"neither in the current folder, {os.getcwd()}, nor on Python's path"
+        return f"env is {env!r}, but there is no module {path}, {where}."
     known = {*_global_registry._registered, *_global_registry._to_flush}
     tunes = {name for category, name in known if category == ENV_CREATOR}
     names = {*ENVIRONMENTS, *tunes, *gym.registry}
     if isinstance(error, gym.error.DeprecatedEnv):  # such as CartPole-v5: a version
         names = {name for name in names if name.startswith(env.rpartition("-v")[0])}
+    module, colon, _ = env.partition(":")
+    names |= {f"{module}.{each}" for each in vars(sys.modules[module])} if colon else set()
+    near = did_you_mean(env, names)
+    own = f"; MODULE:{name}, or --import MODULE, imports the module that registers it"
     return (
-        f"env is {env!r}{did_you_mean(env, names)}; it must be a name that Tune or Gymnasium has "
-        "registered, or the path of a class."
+        f"env is {env!r}{near}; it must be a name that Tune or Gymnasium has registered, or the "
+        f"path of a class{'' if colon else own}."
     )
 
 
