@@ -1,4 +1,6 @@
-# The package on CPU:  docker build -t rllib_mfq . && docker run --rm --shm-size 2g rllib_mfq
+# The package on CPU. What it trains stays in ./runs:
+#   docker build -t rllib_mfq . && docker run --rm --shm-size 2g -v "$PWD/runs:/runs" rllib_mfq
+# Other commands: docker run ... rllib_mfq evaluate CHECKPOINT, and so on.
 FROM python:3.11-slim
 WORKDIR /opt/rllib_mfq
 COPY . .
