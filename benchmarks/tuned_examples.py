@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune.utils import flatten_dict
 
 from benchmarks.measure import RESULTS, ROOT, start_ray
-from rllib_mfq import MFQ
-from rllib_mfq.experiments.runs import finished, write_rows
+from rllib_mfq.experiments.runs import AGENT_STEPS, finished, write_rows
 
 EVALUATION = "evaluation/env_runners"
 RANDOM = f"{EVALUATION}/opponents/random"
@@ -37,6 +37,7 @@ FIGURES = {
         "return of prey against random predators": f"{RANDOM}/group_returns_mean/prey",
     },
     **dict.fromkeys(("cartpole", "lunarlander", "simple_spread", "pong"), RETURN),
+    "lunarlander_dqn": RETURN,  # RLlib's DQN, to compare with
 }
 """What is recorded of each example: names of figures and where they stand in the results."""
 
@@ -46,14 +47,16 @@ TABLE = RESULTS / "tuned_examples.csv"
 def train(example: str, seed: int, storage: str) -> list[dict[str, Any]]:
     """Trains by the command that a user would type, and evaluates anew; a row per figure."""
     rllib = Path(sys.executable).with_name("rllib")
-    command = [rllib, "train", "file", f"tuned_examples/{example}.yaml", "--seed", str(seed)]
+    (path,) = ROOT.glob(f"*/{example}.yaml")
+    command = [rllib, "train", "file", path, "--seed", str(seed)]
     subprocess.run([*command, "--storage-path", storage], cwd=ROOT, check=True)
     (log,) = Path(storage).rglob("result.json")
     run = finished(log.parent)
     assert run is not None
     start_ray()
-    algo = MFQ.from_checkpoint(str(run.checkpoint))
-    found, cost = flatten_dict({"evaluation": algo.evaluate()}), run.cost()
+    algo = Algorithm.from_checkpoint(str(run.checkpoint))
+    found = flatten_dict({"evaluation": algo.evaluate()})
+    steps = run.result.get(AGENT_STEPS, run.result["num_env_steps_sampled_lifetime"])
     algo.stop()
     ray.shutdown()  # the next one starts a Ray of its own
     return [
@@ -62,8 +65,8 @@ def train(example: str, seed: int, storage: str) -> list[dict[str, Any]]:
             "seed": seed,
             "figure": name,
             "value": round(float(found[path]), 4),
-            "seconds": cost["seconds"],
-            "agent_steps": cost["agent_steps"],
+            "seconds": round(run.result["time_total_s"]),
+            "agent_steps": steps,
         }
         for name, path in FIGURES[example].items()
     ]

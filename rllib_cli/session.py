@@ -12,6 +12,7 @@ from typing import Any, Self
 import click
 import ray
 from ray import tune
+from ray.air.execution._internal import RayActorManager
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
@@ -76,6 +77,24 @@ def kept_errors() -> Iterator[dict[str, Exception]]:
         yield errors
     finally:
         Trial.handle_error = write
+
+
+@contextlib.contextmanager
+def released_results() -> Iterator[None]:
+    """Lets Ray free each result once Tune has seen it; Tune would keep all until a trial ends."""
+    resolve = RayActorManager._actor_task_resolved
+
+    def resolve_and_release(manager: RayActorManager, **resolved: Any) -> None:
+        resolve(manager, **resolved)
+        pending = manager._actor_task_events.get_futures()
+        for kept in manager._tracked_actors_to_task_futures.values():
+            kept &= pending
+
+    RayActorManager._actor_task_resolved = resolve_and_release
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_resolved = resolve
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -28,7 +28,7 @@ from rllib_cli.progress import Progress, summary
 from rllib_cli.results import RETURN, is_goal
 from rllib_cli.resume import begin, was_run
 from rllib_cli.rows import Rows, Table
-from rllib_cli.session import Interrupt, be_quiet, kept_errors, start_ray
+from rllib_cli.session import Interrupt, be_quiet, kept_errors, released_results, start_ray
 from rllib_cli.storage import StoredExperiment, claim, is_local, reason
 from rllib_cli.translation import translate
 from rllib_cli.validation import TUNES, Checked, check, make_scheduler, plain_configs, searched
@@ -202,7 +202,7 @@ def _run(plan: _Plan, options: Options, callbacks: Sequence[tune.Callback], resu
     settings = plan.checked.get("scheduler_config") or {}
     mutated = settings.get("hyperparam_mutations", {})
     keys = list(dict.fromkeys([*searched(plan.checked["config"]), *mutated]))
-    with Interrupt(plan.scheduler) as interrupt, kept_errors() as errors:
+    with Interrupt(plan.scheduler) as interrupt, kept_errors() as errors, released_results():
         try:
             trials = _tune(
                 plan.for_tune,

@@ -4,6 +4,7 @@ Every entry says what breaks in this package if Ray changes that place.
 """
 
 import ast
+import contextlib
 import copy
 import importlib
 import inspect
@@ -30,6 +31,8 @@ from ray._private import accelerators
 from ray._private import utils as ray_utils
 from ray._private.authentication import authentication_token_setup
 from ray.air.constants import EXPR_RESULT_FILE
+from ray.air.execution import FixedResourceManager, ResourceRequest
+from ray.air.execution._internal import RayActorManager
 from ray.rllib.algorithms import algorithm_config
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -82,7 +85,7 @@ from small_battles import small_battle
 import rllib_cli
 import rllib_mfq
 from rllib_cli import hooks, resume, rows, translation, validation
-from rllib_cli.session import Interrupt, be_quiet, kept_errors
+from rllib_cli.session import Interrupt, be_quiet, kept_errors, released_results
 from rllib_cli.storage import Storage, StoredExperiment
 from rllib_mfq import MFQEnvRunner, MFQRolloutWorker, MFQTorchPolicy, MFQTorchRLModule
 from rllib_mfq.algorithm.checkpoint import CLASS, MODULES, STATE, saved_class_and_settings
@@ -162,6 +165,9 @@ NAMES = [
     (Learner, "_learner_index", "all learners read the same fragments and draw the same rows"),
     (EnvRunnerGroup, "_worker_manager", "a slow runner delays all others"),
     (FaultTolerantActorManager, "_in_flight_req_to_actor_id", "a slow runner delays all others"),
+    (RayActorManager, "_actor_task_resolved", "the command keeps every result"),
+    (RayActorManager, "_actor_task_events", "the command keeps every result"),
+    (RayActorManager, "_tracked_actors_to_task_futures", "the command keeps every result"),
     (ray_utils, "estimate_available_memory", "a memory that cannot fit is not refused"),
     (Learner, "_weights_seq_no", "a learner keeps its weights when older ones are restored"),
     (EnvRunner, "_seed", "a seed reaches neither populations nor draws"),
@@ -196,7 +202,7 @@ def has(owner, name):
     """Whether Ray's class or object has an attribute, or sets one on itself."""
     kinds = owner.__mro__ if isinstance(owner, type) else ()
     return hasattr(owner, name) or any(
-        re.search(rf"self\.{name}\b[^=\n]*=[^=]", inspect.getsource(kind))
+        re.search(rf"self\.{name}\b(:[^=]*|[^=\n]*)=[^=]", inspect.getsource(kind))
         for kind in kinds
         if kind.__module__.startswith("ray")
     )
@@ -443,7 +449,8 @@ def test_of_rays_private_modules_only_these_are_imported():
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found |= {m for m in modules if m.startswith("ray.") and "._" in m}
-    assert found <= {"ray._common.deprecation", "ray._private.utils", *resuming}
+    seen = "ray.air.execution._internal"  # Tune keeps all results unless the command releases them
+    assert found <= {"ray._common.deprecation", "ray._private.utils", seen, *resuming}
 
 
 # Configs.
@@ -945,3 +952,26 @@ def test_what_a_run_that_is_resumed_relies_on(ray_session, tmp_path):
     with kept_errors() as errors:
         trial.handle_error(ValueError("why"))
     assert str(errors["1"]) == "why" and "exc" in inspect.signature(Trial.handle_error).parameters
+
+
+@pytest.mark.parametrize(
+    ("held", "kept"), [(contextlib.nullcontext(), 3), (released_results(), 0)], ids=["ray", "ours"]
+)
+def test_tune_keeps_every_result_unless_the_command_releases_it(ray_session, held, kept):
+    # Without a difference between the two `released_results` is not needed any more.
+    class Trainable:
+        def train(self):
+            return {}
+
+    manager = RayActorManager(FixedResourceManager({"CPU": 1}))
+    actor = manager.add_actor(Trainable, {}, ResourceRequest([{"CPU": 1}]))
+    seen = []
+    with held:
+        for number in range(4):
+            while len(seen) < number:
+                manager.next(timeout=10)
+            if number < 3:
+                manager.schedule_actor_task(actor, "train", on_result=lambda *of: seen.append(of))
+        assert len(manager._tracked_actors_to_task_futures[actor]) == kept
+    manager.remove_actor(actor, kill=True)
+    manager.cleanup()
