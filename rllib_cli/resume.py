@@ -23,6 +23,7 @@ from ray.tune.search.sample import Domain
 from ray.tune.utils import flatten_dict
 
 from rllib_cli.experiments import BadInput, Experiment, parse
+from rllib_cli.hooks import hooks
 from rllib_cli.rows import STEP, go_back
 from rllib_cli.storage import METRICS, UNFINISHED, is_local, names_in, read, reason, write
 from rllib_cli.validation import searched
@@ -94,7 +95,12 @@ def _prepare(name: str, experiment: TuneExperiment, checked: Experiment) -> list
     changes = _changes(name, experiment, checked)
     trials = [_load(experiment, *data) for data in state["trial_data"]]
     going_on = [trial for trial in trials if _goes_on(trial, checked["stop"])]
-    said = [f"{key} is now {new!r}, it was {old!r}" for key, (old, new) in changes.items()]
+    follow = [hooks(checked["run"]).limits(stop) for stop in changes.get("stop", ())]
+    said = [
+        f"{key} is now {new!r}, it was {old!r}"
+        for key, (old, new) in changes.items()
+        if [limits.get(key) for limits in follow] != [old, new]  # it only follows `stop`
+    ]
     if not going_on:
         ended = f"all trials have ended; raise stop, which is {checked['stop']}, to go on"
         if changes:

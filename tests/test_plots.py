@@ -108,14 +108,39 @@ def test_runs_that_differ_in_the_seed_only_are_one_curve(tmp_path):
 def test_runs_that_differ_otherwise_are_told_apart(tmp_path):
     for lr in (0.1, 0.2):
         write_run(tmp_path / "a" / "mfq", 0, [(1, 0.5)], lr=lr)
-    assert set(curves(plots.plot([tmp_path / "a"]))) == {"mfq (lr=0.1)", "mfq (lr=0.2)"}
+    assert set(curves(plots.plot([tmp_path / "a"]))) == {"lr=0.1", "lr=0.2"}
     assert set(curves(plots.plot([tmp_path / "a"], labels=["low", "high"]))) == {"low", "high"}
     joined = curves(plots.plot([tmp_path / "a"], labels=["lr", "lr"]))
     assert set(joined) == {"lr, 2 seeds"}
     for version in ("before", "after"):
         write_run(tmp_path / version / "mfq", 0, [(1, 0.5)])
     both = [tmp_path / "before", tmp_path / "after"]
-    assert set(curves(plots.plot(both))) == {f"mfq ({path})" for path in both}
+    assert set(curves(plots.plot(both))) == set(map(str, both))
+    write_run(tmp_path / "a" / "iql", 0, [(1, 0.5)])
+    several = {"mfq (lr=0.1)", "mfq (lr=0.2)", "iql"}
+    assert set(curves(plots.plot([tmp_path / "a"]))) == several
+
+
+def test_the_legend_is_outside_and_limited_and_says_what_tells_curves_apart(tmp_path):
+    space = ("neighborhood=group", "temperature=[[0, 0.5], [1000000, 0.02]]")
+    for number in range(30):
+        write_run(tmp_path / "sweep", number, [(1, 0.5)], lr=1e-4 * number, tau=0.1 + number % 2)
+    figure = plots.plot([tmp_path])
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "sweep"
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == 20 and texts[-1] == "and 11 more"
+    assert {"lr=0, tau=0.1", "lr=0.0001, tau=1.1"} < set(texts)
+    plots.save(figure, tmp_path / "sweep.png")
+    (axes,) = figure.axes
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    for line in axes.lines:  # each is one point
+        assert line.get_marker() == "."
+    names = [f"lr=0.000{number}, {', '.join(space)}" for number in range(1, 31)]
+    (legend,) = plots.plot([tmp_path], labels=names).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[0].count("\n") == 1 and texts[0].replace("\n", " ") == names[0]
+    assert len(texts) == 10 and texts[-1] == "and 21 more"
 
 
 def test_without_a_win_rate_the_return_is_drawn_and_any_other_metric_by_name(tmp_path):

@@ -97,9 +97,9 @@ def test_checkpoints_and_rows_are_where_the_run_is(ended):
 
 @STACKS
 def test_a_raised_stop_and_other_settings_act(copied):
-    result = run(
-        copied, "--resume", stop={STEP: 5}, config=with_config(lr=1e-3, env_config={"size": 6})
-    )
+    stop = {STEP: 5, "time_total_s": 1000}
+    config = with_config(lr=1e-3, env_config={"size": 6})
+    result = run(copied, "--resume", stop=stop, config=config)
     assert result.exit_code == 0, result.output
     (found,) = results_of(copied)
     assert [row[STEP] for row in found] == [1, 2, 3, 4, 5]
@@ -108,6 +108,7 @@ def test_a_raised_stop_and_other_settings_act(copied):
     steps = [row["agent_steps_sampled_lifetime"] for row in found]
     assert steps == sorted(steps) and steps[3] - steps[2] > 2 * (steps[1] - steps[0])
     assert "note: x: lr is now 0.001, it was None." in result.stderr
+    assert "note: x: stop is now" in result.stderr and "time_limit_s" not in result.stderr
     assert checkpoints(copied) == ["checkpoint_000003", "checkpoint_000004"]
     learned = found[-1]["learners"]["spin"]["default_optimizer_learning_rate"]
     assert learned == pytest.approx(1e-3)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, product
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ RETURN = "env_runners/episode_return_mean"
 EVALUATED = "evaluation/env_runners"
 EVALUATION = f"evaluation/{RETURN}"
 WIN_RATE = f"{EVALUATED}/win_rate/"
-MOST_CURVES, WIDEST_NAME = 20, 48  # of a legend
+MOST_LINES, WIDEST_NAME = 20, 48  # of a legend
 PHASES = ("temperature", "seed", "method", "order_parameter")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The colours of Okabe and Ito, which colour-blind people can tell apart."""
@@ -128,11 +129,11 @@ def plot_learning(
     alike = grouped(
         trials, lambda t: json.dumps([t.argument, t.experiment, t.config], sort_keys=True)
     ).values()
-    names = [_name(trial, [others[0] for others in alike]) for trial, *_ in alike]
+    firsts = [trial for trial, *_ in alike]
+    names = [_name(trial, firsts) for trial in firsts]
     if labels and len(labels) != len(names):
-        raise ValueError(
-            f"there are {len(labels)} labels for {len(names)} curves: {', '.join(names)}."
-        )
+        found = f"{len(names)} curves: {', '.join(names)}"
+        raise ValueError(f"there are {len(labels)} labels for {found}.")
     curves: dict[str, list[tuple[Array, Array]]] = {}
     for label, group in zip(labels or names, alike, strict=True):
         curves.setdefault(label, []).extend(series[id(trial)] for trial in group)
@@ -141,25 +142,29 @@ def plot_learning(
     for (label, runs), (line, color) in zip(curves.items(), styles, strict=False):
         at, mean, half = mean_curve(runs)
         seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-        axes.plot(at, mean, line, color=color, label=f"{label}{seeds}")
+        dot = "." if len(at) == 1 else ""
+        axes.plot(at, mean, line, marker=dot, color=color, label=f"{label}{seeds}")
         axes.fill_between(at, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 2M for 2000000
     if metric.startswith(WIN_RATE):
         axes.set_ylabel(f"win rate against {metric.rpartition('/')[2]}, a draw counts ½")
         axes.set_ylim(-0.03, 1.03)
-    _show_legend(figure, axes, "mean and 95 % interval" if len(trials) > len(curves) else None)
+    first, *others = {trial.experiment for trial in trials}
+    title = [] if labels or others or first in names else [first]
+    title += ["mean and 95 % interval"] if len(trials) > len(curves) else []
+    _show_legend(figure, axes, ", ".join(title))
     return figure
 
 
-def _show_legend(figure: Figure, axes: Axes, title: str | None) -> None:
+def _show_legend(figure: Figure, axes: Axes, title: str) -> None:
     """Names the curves on the right of the axes, which keep their size."""
     handles, names = axes.get_legend_handles_labels()
-    half = WIDEST_NAME // 2  # names differ at the end, and begin with their experiment
-    shown = [n if len(n) <= WIDEST_NAME else f"{n[: half - 1]}…{n[-half:]}" for n in names]
-    if len(shown) > MOST_CURVES:
-        more = len(shown) - MOST_CURVES + 1
-        shown = [*shown[: MOST_CURVES - 1], f"and {more} more"]
-        handles = [*handles[: MOST_CURVES - 1], Line2D([], [], linestyle="none")]
+    shown = [fill(name, WIDEST_NAME, max_lines=2, placeholder=" …") for name in names]
+    lines = np.cumsum([name.count("\n") + 1 for name in shown])
+    if lines[-1] > MOST_LINES:
+        kept = int((lines < MOST_LINES).sum())
+        shown = [*shown[:kept], f"and {len(shown) - kept} more"]
+        handles = [*handles[:kept], Line2D([], [], linestyle="none")]
     legend = figure.legend(
         handles, shown, title=title, loc="outside right upper", fontsize=9, frameon=False
     )
@@ -272,8 +277,7 @@ def _words(key: str) -> str:
     """What an axis over a key of results is called."""
     if key in UNITS:
         return UNITS[key]
-    parts = [part.replace("_", " ") for part in key.split("/") if part != "env_runners"]
-    return ", ".join(parts)
+    return ", ".join(part.replace("_", " ") for part in key.split("/") if part != "env_runners")
 
 
 def points(rating: float) -> str:
@@ -282,7 +286,7 @@ def points(rating: float) -> str:
 
 
 def _name(trial: Trial, curves: Sequence[Trial]) -> str:
-    """The experiment of a curve, and what tells the curve from others of that experiment."""
+    """What tells a curve from others of its experiment; after its name if there are several."""
     others = [t for t in curves if t.experiment == trial.experiment and t is not trial]
     parts = {
         f"{key.rpartition('/')[2]}={_short(value)}"
@@ -291,7 +295,9 @@ def _name(trial: Trial, curves: Sequence[Trial]) -> str:
     }
     if any(other.config == trial.config for other in others):
         parts = {trial.argument}
-    return f"{trial.experiment} ({', '.join(sorted(parts))})" if parts else trial.experiment
+    several = any(other.experiment != trial.experiment for other in curves)
+    told = ", ".join(sorted(parts))
+    return f"{trial.experiment} ({told})" if told and several else told or trial.experiment
 
 
 def _short(value: Any) -> str:
@@ -300,14 +306,9 @@ def _short(value: Any) -> str:
 
 def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The results whose evaluation is their own; MFQ reports it until there is a newer one."""
-
-    def evaluation(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in row.items() if key.startswith("evaluation/")}
-
-    before = [{}, *map(evaluation, results)]
-    return [
-        row for row, old in zip(results, before, strict=False) if evaluation(row) not in (old, {})
-    ]
+    parts = [{k: v for k, v in row.items() if k.startswith("evaluation/")} for row in results]
+    pairs = zip(results, parts, [{}, *parts], strict=False)
+    return [row for row, own, before in pairs if own not in (before, {})]
 
 
 def _series(trial: Trial, x: str, metric: str) -> tuple[Array, Array]:
@@ -317,10 +318,8 @@ def _series(trial: Trial, x: str, metric: str) -> tuple[Array, Array]:
     known = dict.fromkeys(key for row in trial.results for key in row)
     for option, key in (("x", x), ("metric", metric)):
         if key not in known:
-            raise ValueError(
-                f"{option} is {key!r}, which {trial.experiment} never reports"
-                f"{did_you_mean(key, known)}."
-            )
+            why = "; no episode has ended" if key == RETURN else did_you_mean(key, known)
+            raise ValueError(f"{option} is {key!r}, which {trial.experiment} never reports{why}.")
     evaluation = metric.startswith("evaluation/")
     results = _evaluated(trial.results) if evaluation else trial.results
     try:
