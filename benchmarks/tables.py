@@ -31,6 +31,8 @@ from rllib_mfq.experiments.ising import crossings, summary
 
 Row = dict[str, str]
 
+EXAMPLES = {path.stem for path in (ROOT / "tuned_examples").glob("*.yaml")}
+
 
 def measured() -> dict[str, dict[str, list[Row]]]:
     """The recorded runs of the tuned examples: of each example and figure, rows over seeds."""
@@ -160,6 +162,8 @@ def headers() -> dict[str, str]:
     """What was measured with each tuned example, in words."""
     texts = {}
     for example, figures in measured().items():
+        if example not in EXAMPLES:
+            continue
         values = "; ".join(f"{figure} {_each(rows, 'value')}" for figure, rows in figures.items())
         runs = next(iter(figures.values()))  # all figures are of the same runs
         seeds, seconds = (", ".join(row[key] for row in runs) for key in ("seed", "seconds"))

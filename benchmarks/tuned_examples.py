@@ -41,14 +41,23 @@ FIGURES = {
 }
 """What is recorded of each example: names of figures and where they stand in the results."""
 
+CHANGED = {
+    f"{example} with priorities": (example, "prioritized_replay=true")
+    for example in ("battle_small", "cartpole")
+}
+"""Examples with another setting: the example, and what `--set` sets."""
+
+FIGURES |= {name: FIGURES[example] for name, (example, _) in CHANGED.items()}
+
 TABLE = RESULTS / "tuned_examples.csv"
 
 
 def train(example: str, seed: int, storage: str) -> list[dict[str, Any]]:
     """Trains by the command that a user would type, and evaluates anew; a row per figure."""
     rllib = Path(sys.executable).with_name("rllib")
-    (path,) = ROOT.glob(f"*/{example}.yaml")
-    command = [rllib, "train", "file", path, "--seed", str(seed)]
+    name, *changes = CHANGED.get(example, (example,))
+    (path,) = ROOT.glob(f"*/{name}.yaml")
+    command = [rllib, "train", "file", path, "--seed", str(seed), *(f"--set={c}" for c in changes)]
     subprocess.run([*command, "--storage-path", storage], cwd=ROOT, check=True)
     (log,) = Path(storage).rglob("result.json")
     run = finished(log.parent)
