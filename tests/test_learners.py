@@ -21,7 +21,9 @@ def battle(num_learners, num_env_runners):
     config = small_battle(store_replay_in_checkpoints=True, replay_capacity=20_000).multi_agent(
         policies=["shared"]
     )
-    config = config.env_runners(num_env_runners=num_env_runners)
+    # With the filter, for its statistics must be equal on all learners, too.
+    runners = {"num_env_runners": num_env_runners, "observation_filter": "MeanStdFilter"}
+    config = config.env_runners(**runners)
     return config.learners(num_learners=num_learners)
 
 
@@ -66,6 +68,7 @@ def test_rows_go_by_reference_and_both_learners_learn_from_their_own(pair):
     states = on_learners(pair, lambda learner: learner.module["shared"].unwrapped().state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=0, atol=0)
+    assert states[0]["q_net.observations.count"] == trained  # the rows of both
 
 
 def test_a_checkpoint_has_a_file_for_each_memory_and_one_learner_takes_over_both(pair, tmp_path):

@@ -48,16 +48,25 @@ class Observations(nn.Module):
 
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
-        """Takes rows `[n, *shape]` into the mean and the standard deviation."""
-        if not self.normalises or not len(obs):
+        """Takes rows `[n, *shape]` into the mean and the standard deviation.
+
+        Where several processes learn together, the rows of all; each of them must call.
+        """
+        if not self.normalises:
             return
         rows = self._scaled(obs.to(self.mean.device))
-        n, mean = len(rows), rows.mean(0)
-        share = n / (self.count + n)
-        apart = mean - self.mean
-        self.squares += (rows - mean).square().sum(0) + apart.square() * self.count * share
-        self.mean += apart * share
-        self.count += n
+        n, mean = torch.full_like(self.mean, len(rows)), rows.sum(0) / max(1, len(rows))
+        parts = [torch.stack([n, mean, (rows - mean).square().sum(0)])]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            mine, size = parts[0], torch.distributed.get_world_size()
+            parts = [torch.empty_like(mine) for _ in range(size)]
+            torch.distributed.all_gather(parts, mine)
+        for n, mean, squares in parts:
+            share = n / (self.count + n).clamp(min=1)
+            apart = mean - self.mean
+            self.squares += squares + apart.square() * self.count * share
+            self.mean += apart * share
+            self.count += n.max().long()
         std = (self.squares / (self.count - 1).clamp(min=1)).sqrt()
         self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # what never varied is 0 without it
 
