@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -196,7 +197,9 @@ def summary(
         lines = str(error or trial.get_error() or "").strip().splitlines()
         full = [folder for folder in (trial.path, tempfile.gettempdir()) if is_full(folder)]
         told = any(os.strerror(errno.ENOSPC) in line for line in lines[-1:])
-        reasons = lines[-1:] + [f"no space left in {folder}" for folder in full if not told]
+        # An error of ours is a sentence, which needs no class before it.
+        last = [re.sub(r"^rllib_mfq\.[\w.]+: ", "", line) for line in lines[-1:]]
+        reasons = last + [f"no space left in {folder}" for folder in full if not told]
         return f"{name}: failed: {'; '.join(reasons) or 'see above'}"
     result = trial.last_result or {}
     flat = flatten_dict(result)

@@ -754,3 +754,14 @@ def test_the_closing_line_names_the_optimised_metric_once():
     ended.last_result["evaluation"] = {"env_runners": {"win_rate": {"random": 0.75}}}
     ended.config = {"lr": 1e-3, "evaluation_opponents": {"random": "random"}}
     assert progress.summary(ended, metric=WIN_RATE).startswith("x: win rate against random 0.75 af")
+
+
+def test_the_closing_line_of_a_failure_is_the_last_error_without_our_own_class(tmp_path):
+    failed = trial(status="ERROR")
+    failed.storage, failed.path = SimpleNamespace(experiment_dir_name="x"), str(tmp_path)
+    for line, told in (
+        ("rllib_mfq.algorithm.runner_failures.RunnerError: env runner 1 failed.", "env runner 1 f"),
+        ("RuntimeError: the roof fell in", "RuntimeError: the roof fell in"),
+    ):
+        said = progress.summary(failed, error=RuntimeError(f"Traceback\n{line}"))
+        assert said.startswith(f"x: failed: {told}")
