@@ -189,7 +189,7 @@ def headers() -> dict[str, str]:
 
 def commands(group: click.Command = command, name: str = "rllib") -> Iterator[str]:
     """The help of a command and of all below it, as sections of a page."""
-    context = click.Context(group, info_name=name, terminal_width=96, max_content_width=96)
+    context = click.Context(group, info_name=name, terminal_width=82, max_content_width=82)
     yield f"### {name}\n\n```text\n{group.get_help(context)}\n```"
     for part, below in getattr(group, "commands", {}).items():
         if not below.hidden:

@@ -1,11 +1,24 @@
-"""What mkdocs does besides: pages show the pictures in `results/` and the changelog."""
+"""What mkdocs does besides: pictures of `results/`, the changelog, and tables that fit a phone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+
+
+class PlainTypes(griffe.Extension):
+    """In the API reference `Annotated[T, ...]` is T: what else is there is ours."""
+
+    def on_function_instance(self, *, func: griffe.Function, **kwargs: Any) -> None:
+        """Looks at the parameters of each function."""
+        for parameter in func.parameters:
+            found = parameter.annotation
+            if isinstance(found, griffe.ExprSubscript) and str(found.left) == "Annotated":
+                parameter.annotation = next(iter(found.slice.elements))
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -21,3 +34,15 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     if page.file.src_uri == "changelog.md":
         return (ROOT / "CHANGELOG.md").read_text().replace("(docs/", "(")
     return markdown.replace("(../results/", "(results/")
+
+
+def on_page_content(html: str, **kwargs: Any) -> str:
+    """Code in a table may break behind `_`, `/` and `.`, or a phone shows only its first column."""
+
+    def breakable(code: re.Match[str]) -> str:
+        return re.sub(r"(<[^>]*>)|([_/]|\.(?=[A-Za-z]))", lambda m: m[1] or f"{m[2]}<wbr>", code[0])
+
+    def cell(found: re.Match[str]) -> str:
+        return re.sub(r"<code>.*?</code>", breakable, found[0], flags=re.DOTALL)
+
+    return re.sub(r"<td.*?</td>", cell, html, flags=re.DOTALL)

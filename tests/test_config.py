@@ -316,7 +316,7 @@ def test_settings_of_one_module_are_checked_like_the_others():
         ("CartPol-v1", ["'CartPol-v1' (did you mean 'CartPole-v1'?)"]),
         ("registered_fro_this", ["(did you mean 'registered_for_this'?)"]),
         ("no_module:Environment-v0", ["'no_module:Environment-v0'"]),
-        ("no.such.Class", ["'no.such.Class'", "path of a class"]),
+        ("no.such.Class", ["'no.such.Class'", "there is no module no.such"]),
         (None, ["env is None", "environment('battle_v4')"]),
     ],
 )

@@ -4,15 +4,18 @@ import socket
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from magent2.environments import battle_v4
 from mlflow.tracking import MlflowClient
 from nbclient import NotebookClient
+from pettingzoo.test import parallel_api_test
 from ray import serve as ray_serve
 
 import rllib_mfq
 from examples import (
     callbacks,
+    crowd,
     export,
     play,
     population,
@@ -21,6 +24,7 @@ from examples import (
     track_mlflow,
     tune_optuna,
 )
+from rllib_mfq import MFQConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +38,27 @@ def test_a_metric_of_ones_own_is_reported_by_callbacks(build):
     config = callbacks.config().environment(env_config={"map_size": 20, "max_cycles": 5})
     algo = build(config.env_runners(num_envs_per_env_runner=1))
     assert 1 <= algo.train()["env_runners"]["first_blood"] <= 5
+
+
+def test_a_class_of_ones_own_has_deaths_births_and_masks_and_is_trained(build):
+    parallel_api_test(crowd.Crowd(size=5, steps=15), 40)
+    env = crowd.Crowd(size=5, steps=40)
+    seen, infos = env.reset(seed=0)
+    names, ended, masked = {*seen}, set(), False
+    while env.agents:
+        actions = {
+            agent: int(np.flatnonzero(infos[agent]["action_mask"])[0]) for agent in env.agents
+        }
+        masked |= 1 in actions.values()  # who may not go left stays
+        seen, _, deaths, _, infos = env.step(actions)
+        names |= {*seen}
+        ended |= {agent for agent, dead in deaths.items() if dead}
+    assert masked and ended and len(names) == 5 + 40 // 4
+    config = MFQConfig().environment(crowd.Crowd, env_config={"size": 4, "steps": 10})
+    config.training(num_steps_sampled_before_learning_starts=100, replay_capacity=1_000)
+    config.training(train_batch_size_per_learner=32)
+    found = build(config.reporting(min_sample_timesteps_per_iteration=80)).train()
+    assert found["num_updates"] > 0 and np.isfinite(found["env_runners"]["episode_return_mean"])
 
 
 def test_optuna_proposes_settings_and_the_best_ones_are_told(ray_session, tmp_path):

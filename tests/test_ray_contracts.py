@@ -325,7 +325,6 @@ SPELLINGS = [
     ("__trial_info__", TRIAL_INFO),
     ("RAY_CHDIR_TO_TRIAL_DIR", RAY_CHDIR_TO_TRIAL_DIR),
     ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", accelerators.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO_ENV_VAR),
-    ("RAY_AUTH_MODE", authentication_token_setup.AUTH_MODE_ENV_VAR),
     ("RAY_ADDRESS", ray._private.ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE),
     ("obs", Columns.OBS),
     ("new_obs", Columns.NEXT_OBS),
@@ -342,6 +341,11 @@ SPELLINGS = [
 @pytest.mark.parametrize(("ours", "rays"), SPELLINGS, ids=[each[0] for each in SPELLINGS])
 def test_ray_still_spells_it_so(ours, rays):
     assert ours == rays
+
+
+def test_ray_reads_from_this_variable_how_to_authenticate():
+    # Else the command shows no token to a cluster. Only 2.59 and later have a name for the text.
+    assert "`RAY_AUTH_MODE` environment variable" in inspect.getsource(authentication_token_setup)
 
 
 def test_what_the_command_calls_a_figure_is_what_rllib_calls_it():

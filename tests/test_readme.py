@@ -94,7 +94,7 @@ def test_every_example_is_run_and_shown_whole(path):
     name, page = f"examples/{path.name}", PAGES[Path("docs/examples.md")]
     assert f"| `{name}` |" in page
     assert f"```python\n--8<--\n{name}\n--8<--\n```" in page  # a formatter spares this form
-    imports = re.findall(r"^ *(?:from|import) (?:.*import \([^)]*\)|.*)", TESTS, re.M)
+    imports = re.findall(r"^ *from examples(?:\..*| import (?:\([^)]*\)|.*))", TESTS, re.M)
     named = f"examples.{path.stem}:" in TESTS  # as an opponent's class is
     assert named or any(re.search(rf"\b{path.stem}\b", line) for line in imports)
 
