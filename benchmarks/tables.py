@@ -54,6 +54,18 @@ def learning() -> Iterator[Row]:
             }
 
 
+def partial_view() -> Iterator[Row]:
+    """Agents that see little, with and without a memory, over seeds."""
+    for method, rows in _by("method", _rows("partial_view")).items():
+        yield {
+            "Network": method,
+            "Against random, each seed": _each(rows, "win_rate_random"),
+            "Against all of the other kind, each seed": _each(rows, "win_rate_other"),
+            "Mean": _number(_mean(rows, "win_rate_other")),
+            "Minutes a seed": f"{_mean(rows, 'seconds') / 60:.1f}",
+        }
+
+
 def speed() -> Iterator[Row]:
     """The budgets, and the rates behind them."""
     for name in ("sampling", "learning"):
