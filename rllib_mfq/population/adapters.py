@@ -51,6 +51,7 @@ def as_population(env: Any) -> Population:
     if turns is not None:
         if turns.metadata.get("is_parallelizable"):
             return AgentDictPopulation(aec_to_parallel(turns))
+        kind = turns.metadata.get("name", kind)
         kind += ", whose agents take turns (AEC) and are not `is_parallelizable` in its metadata"
     elif hasattr(env, "possible_agents") or hasattr(env, "get_observation_space"):
         return AgentDictPopulation(env)
