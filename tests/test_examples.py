@@ -17,6 +17,7 @@ from examples import (
     callbacks,
     crowd,
     export,
+    generations,
     play,
     population,
     population_based_training,
@@ -41,8 +42,9 @@ def test_a_metric_of_ones_own_is_reported_by_callbacks(build):
 
 
 def test_a_class_of_ones_own_has_deaths_births_and_masks_and_is_trained(build):
-    parallel_api_test(crowd.Crowd(size=5, steps=15), 40)
-    env = crowd.Crowd(size=5, steps=40)
+    for walkers in (crowd.Crowd, generations.Walkers):
+        parallel_api_test(walkers(size=5, steps=15), 40)
+    env = generations.Walkers(size=5, steps=40)
     seen, infos = env.reset(seed=0)
     names, ended, masked = {*seen}, set(), False
     while env.agents:
@@ -54,7 +56,7 @@ def test_a_class_of_ones_own_has_deaths_births_and_masks_and_is_trained(build):
         names |= {*seen}
         ended |= {agent for agent, dead in deaths.items() if dead}
     assert masked and ended and len(names) == 5 + 40 // 4
-    config = MFQConfig().environment(crowd.Crowd, env_config={"size": 4, "steps": 10})
+    config = MFQConfig().environment(generations.Walkers, env_config={"size": 4, "steps": 10})
     config.training(num_steps_sampled_before_learning_starts=100, replay_capacity=1_000)
     config.training(train_batch_size_per_learner=32)
     found = build(config.reporting(min_sample_timesteps_per_iteration=80)).train()
