@@ -27,7 +27,8 @@ def test_every_figure_is_the_one_that_results_hold(path):
 
 def test_every_tuned_example_of_the_first_table_has_three_seeds():
     found = measured()
-    assert {*found} == {"battle_small", "battle_iql", "adversarial_pursuit", "cartpole"}
+    names = {"battle_small", "battle_iql", "adversarial_pursuit", "cartpole"}
+    assert {*found} >= names | {"battle_lstm", "simple_spread"}
     for figures in found.values():
         for rows in figures.values():
             assert len({row["seed"] for row in rows}) >= 3
