@@ -75,7 +75,7 @@ def train(example: str, seed: int, storage: str) -> list[dict[str, Any]]:
             "figure": name,
             "value": round(float(found[path]), 4),
             "seconds": round(run.result["time_total_s"]),
-            "agent_steps": steps,
+            "agent_steps": int(steps),
         }
         for name, path in FIGURES[example].items()
     ]
