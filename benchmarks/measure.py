@@ -1,6 +1,8 @@
 """Measuring: rates that are compared in one run, and the file that records them."""
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ import ray
 
 from rllib_mfq.arena.output import write_json
 from rllib_mfq.arena.provenance import provenance
+from rllib_mfq.experiments.runs import Run, finished
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -19,6 +22,17 @@ def start_ray() -> None:
     ray.init(
         "local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False
     )
+
+
+def train_by_command(path: Path, storage: str, *options: str) -> list[Run]:
+    """Trains a YAML file by the command that a user would type; returns its runs."""
+    rllib = Path(sys.executable).with_name("rllib")
+    command = [rllib, "train", "file", path, *options, "--storage-path", storage]
+    subprocess.run(command, cwd=ROOT, check=True)
+    logs = [*Path(storage).rglob("result.json")]
+    runs = [run for log in logs if (run := finished(log.parent))]
+    assert len(runs) == len(logs)
+    return runs
 
 
 def timed(work: Callable[[], int], seconds: float = 0.0) -> Callable[[], float]:

@@ -6,21 +6,19 @@ and against all of the other kind.
 python -m benchmarks.partial_view
 """
 
-import subprocess
-import sys
+import itertools
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RESULTS, ROOT
+from benchmarks.measure import RESULTS, ROOT, train_by_command
 from rllib_mfq import Group, Population, Rows, Step, magent2
 from rllib_mfq.algorithm.opponents import RANDOM
 from rllib_mfq.arena.statistics import win_rates
 from rllib_mfq.arena.tournament import play_tournament
-from rllib_mfq.experiments.runs import finished, write_rows
+from rllib_mfq.experiments.runs import write_rows
 from rllib_mfq.population.population import Array
 
 MATCHES = 20  # of a pair
@@ -55,14 +53,10 @@ class Nearsighted(Population):
 
 
 def main() -> None:
-    rllib = Path(sys.executable).with_name("rllib")
     with tempfile.TemporaryDirectory() as storage:
-        command = [rllib, "train", "file", "benchmarks/partial_view.yaml", "--ray-num-cpus", "2"]
-        subprocess.run([*command, "--storage-path", storage], cwd=ROOT, check=True)
         runs = {}
-        for log in Path(storage).rglob("result.json"):
-            run = finished(log.parent)
-            assert run is not None
+        path = ROOT / "benchmarks" / "partial_view.yaml"
+        for run in train_by_command(path, storage, "--ray-num-cpus", "2"):
             config = run.result["config"]
             method = "LSTM" if config["model_config"].get("use_lstm") else "feed-forward"
             runs[f"{method}-{config['seed']}"] = run
@@ -70,9 +64,8 @@ def main() -> None:
         agents = {name: str(runs[name].checkpoint) for name in names} | {RANDOM: RANDOM}
         pairs = [
             (one, other)
-            for one, first in enumerate(agents)
-            for other, second in enumerate(agents)
-            if one < other and first.rpartition("-")[0] != second.rpartition("-")[0]
+            for (one, first), (other, second) in itertools.combinations(enumerate(agents), 2)
+            if first.rpartition("-")[0] != second.rpartition("-")[0]
         ]
         played = play_tournament(agents, matches=MATCHES, random_steps=RANDOM_STEPS, pairs=pairs)
     names, rows = played.agents, []

@@ -8,18 +8,15 @@ python -m benchmarks.tuned_examples battle_small --seeds 0 1 2
 
 import argparse
 import csv
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune.utils import flatten_dict
 
-from benchmarks.measure import RESULTS, ROOT, start_ray
-from rllib_mfq.experiments.runs import AGENT_STEPS, finished, write_rows
+from benchmarks.measure import RESULTS, ROOT, start_ray, train_by_command
+from rllib_mfq.experiments.runs import write_rows
 
 EVALUATION = "evaluation/env_runners"
 RANDOM = f"{EVALUATION}/opponents/random"
@@ -54,18 +51,13 @@ TABLE = RESULTS / "tuned_examples.csv"
 
 def train(example: str, seed: int, storage: str) -> list[dict[str, Any]]:
     """Trains by the command that a user would type, and evaluates anew; a row per figure."""
-    rllib = Path(sys.executable).with_name("rllib")
     name, *changes = CHANGED.get(example, (example,))
     (path,) = ROOT.glob(f"*/{name}.yaml")
-    command = [rllib, "train", "file", path, "--seed", str(seed), *(f"--set={c}" for c in changes)]
-    subprocess.run([*command, "--storage-path", storage], cwd=ROOT, check=True)
-    (log,) = Path(storage).rglob("result.json")
-    run = finished(log.parent)
-    assert run is not None
+    options = ["--seed", str(seed), *(f"--set={change}" for change in changes)]
+    (run,) = train_by_command(path, storage, *options)
     start_ray()
     algo = Algorithm.from_checkpoint(str(run.checkpoint))
-    found = flatten_dict({"evaluation": algo.evaluate()})
-    steps = run.result.get(AGENT_STEPS, run.result["num_env_steps_sampled_lifetime"])
+    found, cost = flatten_dict({"evaluation": algo.evaluate()}), run.cost()
     algo.stop()
     ray.shutdown()  # the next one starts a Ray of its own
     return [
@@ -74,8 +66,8 @@ def train(example: str, seed: int, storage: str) -> list[dict[str, Any]]:
             "seed": seed,
             "figure": name,
             "value": round(float(found[path]), 4),
-            "seconds": round(run.result["time_total_s"]),
-            "agent_steps": int(steps),
+            "seconds": cost["seconds"],
+            "agent_steps": cost["agent_steps"],
         }
         for name, path in FIGURES[example].items()
     ]

@@ -41,7 +41,8 @@ class Crowd(ParallelEnv):
         rewards = dict(zip(self.agents, -np.abs(self.places - self.places.mean()), strict=True))
         alive, late = (dict.fromkeys(self.agents, x) for x in (False, self.t == self.steps))
         result = self._see(), rewards, alive, late, {agent: {} for agent in self.agents}
-        self.agents = [] if self.t == self.steps else self.agents
+        if self.t == self.steps:
+            self.agents = []
         return result
 
     def render(self):

@@ -202,7 +202,7 @@ def has(owner, name):
     """Whether Ray's class or object has an attribute, or sets one on itself."""
     kinds = owner.__mro__ if isinstance(owner, type) else ()
     return hasattr(owner, name) or any(
-        re.search(rf"self\.{name}\b(:[^=]*|[^=\n]*)=[^=]", inspect.getsource(kind))
+        re.search(rf"self\.{name}(\b[^=\n]*|: \w+\[[^=]*\] )=[^=]", inspect.getsource(kind))
         for kind in kinds
         if kind.__module__.startswith("ray")
     )

@@ -18,6 +18,7 @@ from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Population
 
 AGENT_STEPS = "agent_steps_sampled_lifetime"
+ENV_STEPS = "num_env_steps_sampled_lifetime"
 
 
 @dataclass
@@ -37,7 +38,9 @@ class Run:
     def cost(self) -> dict[str, int]:
         """What the run took, as columns of a table."""
         seconds = round(self.result["time_total_s"])
-        return {"agent_steps": self.result[AGENT_STEPS], "seconds": seconds}
+        # RLlib's own algorithms count steps of the environment alone.
+        key = AGENT_STEPS if AGENT_STEPS in self.result else ENV_STEPS
+        return {"agent_steps": int(self.result[key]), "seconds": seconds}
 
 
 class Train(Protocol):
