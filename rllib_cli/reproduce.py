@@ -56,7 +56,7 @@ def reproduce() -> None:
 @reproduce.command()
 @PROCESSES
 @OUT
-@option("--seeds", type=IntRange(2), default=3, help="How many runs of everything (3).")
+@option("--seeds", type=IntRange(2), default=5, help="How many runs of everything (5).")
 @option("--learner", type=LEARNERS, default="shared-table", help=LEARNER)
 @option("--size", type=IntRange(3), default=20, help="Sites per side (20).")
 @option("--temperature", type=float, multiple=True, callback=_positive, help="Repeatable.")

@@ -103,9 +103,9 @@ def module(space, model_config=None, seed=0, **kwargs):
 @pytest.mark.parametrize(
     ("shape", "filters"),
     [
-        ((13, 13, 5), [[16, 3, 2, "valid"], [32, 3, 2, "valid"]]),
-        ((10, 10, 3), [[16, 3, 2, "valid"], [32, 3, 2, "valid"]]),
-        ((7, 41, 1), [[16, 3, 2, "valid"], [32, 3, 2, "valid"]]),
+        ((13, 13, 5), [[16, [3, 3], 2, "valid"], [32, [4, 4], 2, "valid"]]),
+        ((10, 10, 3), [[16, [4, 4], 2, "valid"], [32, [4, 4], 2, "valid"]]),
+        ((7, 41, 1), [[16, [3, 3], 2, "valid"], [32, [3, 4], 2, "valid"]]),
         ((3, 9, 2), [[32, 3, 1, "valid"]]),
         ((2, 9, 2), [[32, 2, 1, "valid"]]),
         ((84, 84, 4), [[16, [8, 8], 4], [32, [4, 4], 2], [256, [11, 11], 1, "valid"]]),
@@ -115,6 +115,24 @@ def module(space, model_config=None, seed=0, **kwargs):
 )
 def test_filters_suit_the_size_of_an_image(shape, filters):
     assert default_conv_filters(shape) == filters
+
+
+@pytest.mark.parametrize("height", [*range(1, 16), 40, 41])
+@pytest.mark.parametrize("width", [1, 6, 7, 8, 9, 10, 13, 38, 41])
+def test_every_cell_of_a_small_image_is_seen(height, width):
+    encoder = module(box(height, width, 2)).q_net.encoder
+    obs = torch.rand(200, height, width, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(encoder(obs).sum(), obs)
+    assert (gradient.abs().sum(0) > 0).all()
+
+
+def test_other_filters_of_ones_own_are_another_network():
+    old, new = (
+        module(box(13, 13, 5), {"conv_filters": [[16, 3, 2, "valid"], [32, kernel, 2, "valid"]]})
+        for kernel in (3, 4)
+    )
+    with pytest.raises(ValueError, match=r"shape \(32, 16, 3, 3\) there and \(32, 16, 4, 4\)"):
+        new.set_state(old.get_state())
 
 
 @pytest.mark.parametrize(

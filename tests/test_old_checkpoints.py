@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_battles import memories
+from small_battles import memories, small_battle
 
 from rllib_mfq import MFQ
+from rllib_mfq.algorithm import networks
 from rllib_mfq.algorithm.checkpoint import find_modules, load_modules, saved_settings
 
 FOLDER = Path(__file__).parent / "checkpoints"
@@ -52,3 +53,46 @@ def test_the_modules_of_an_old_checkpoint_can_be_played(kind):
         assert module.act(obs, mean_actions, None, explore=False).shape == (3,)
     if kind != "old_pool":  # which holds no config
         assert saved_settings(FOLDER / kind)["env"] == "gaussian_squeeze_v0"
+
+
+def moments(algo):
+    """The state of the optimizer, by parameter, and the parameters."""
+    if algo.config.enable_rl_module_and_learner:
+        learner = algo.learner_group._learner
+        optimizer = learner._named_optimizers["shared_default_optimizer"]
+    else:
+        (optimizer,) = algo.get_policy("shared")._optimizers
+    return [(optimizer.state[p], p) for group in optimizer.param_groups for p in group["params"]]
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("old", [False, True])
+def test_a_network_that_did_not_see_the_edge_goes_on_and_sees_it(old, tmp_path, monkeypatch):
+    config = small_battle(old=old).multi_agent(policies=["shared"])
+    with monkeypatch.context() as before:
+        filters = [[16, 3, 2, "valid"], [32, 3, 2, "valid"]]
+        before.setattr(networks, "default_conv_filters", lambda shape: filters)
+        algo = config.build_algo()
+        algo.train()
+        algo.save_to_path(str(tmp_path))
+        (module,) = load_modules(tmp_path).values()
+        algo.stop()
+    obs = np.random.default_rng(0).random((50, 13, 13, 5), dtype=np.float32)
+    (loaded,) = load_modules(tmp_path).values()
+    q, again = (m.q({"obs": obs}).detach().numpy() for m in (module, loaded))
+    assert q == pytest.approx(again, abs=1e-6) and q.std() > 1e-3
+    algo = MFQ.from_checkpoint(str(tmp_path))
+    kernels = {
+        name: tensor
+        for name, tensor in algo.env_runner.module["shared"].get_state().items()
+        if np.ndim(tensor) == 4
+    }
+    assert {k.shape[2:] for k in kernels.values()} == {(3, 3), (4, 4)}
+    for kernel in (k for k in kernels.values() if k.shape[2:] == (4, 4)):  # old: the target's, too
+        assert not kernel[..., 3, :].any() and not kernel[..., 3].any() and kernel.any()
+    for state, parameter in moments(algo):
+        assert state["exp_avg"].shape == parameter.shape and state["exp_avg"].any()
+    algo.train()
+    (kernel,) = (p for _, p in moments(algo) if p.shape[2:] == (4, 4))
+    assert kernel[..., 3, :].any() and kernel[..., 3].any()
+    algo.stop()

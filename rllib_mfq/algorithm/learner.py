@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -25,6 +25,7 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor, nn
 
 from rllib_mfq.algorithm.divergence import Diverged, diverged
+from rllib_mfq.algorithm.old_filters import filled_moments
 from rllib_mfq.algorithm.replay import check_fits, make_memories, replay_device
 from rllib_mfq.algorithm.rl_module import NUM_STEPS, MFQTorchRLModule, after_the_step
 from rllib_mfq.mean_field.objective import mfq_loss, n_step_return, next_value, schedule_value
@@ -213,7 +214,13 @@ class MFQTorchLearner(TorchLearner):
             self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0) - 1
         # Ray's object store gives all learners the same memory. RLlib's optimizers write into
         # what they are given, so every learner takes a copy.
-        super().set_state(copy.deepcopy(state))
+        state = copy.deepcopy(state)
+        for optimizer in state.get(COMPONENT_OPTIMIZER, {}).values():
+            if optimizer["module_id"] in self.module:
+                network = self.module[optimizer["module_id"]].unwrapped().q_net
+                moments = optimizer["state"]
+                moments["state"] = filled_moments(moments["state"], network)
+        super().set_state(state)
         self._updates = state.get(NUM_UPDATES, self._updates)
 
 

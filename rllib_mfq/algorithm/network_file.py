@@ -93,8 +93,8 @@ def read_network(file: Path) -> MFQTorchRLModule:
     )
     try:
         with safe_open(str(file), "pt") as opened:
-            module.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})
-    except (SafetensorError, OSError, RuntimeError) as error:
+            module.set_state({name: opened.get_tensor(name) for name in opened.keys()})
+    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(file, error) from error
     return module.eval()
 

@@ -215,7 +215,8 @@ def has_channels_first(shape: tuple[int, ...]) -> bool:
 def default_conv_filters(shape: tuple[int, ...]) -> list[list[Any]]:
     """RLlib's `conv_filters` for observations `[height, width, channels]`.
 
-    Small ones get one or two layers, without padding, which would double the time they take.
+    Small ones get one or two layers, without padding, which would double the time they take. Where
+    a kernel of 3 cells with stride 2 would leave out the last row or column, it has 4.
     Sizes for which RLlib has filters get those. (Its last one of 11 x 11 then covers what is left
     of the image, as in RLlib's old networks: with the padding that its encoder adds by default it
     would return 30,976 features instead of 256.) Others are halved until little is left.
@@ -223,7 +224,12 @@ def default_conv_filters(shape: tuple[int, ...]) -> list[list[Any]]:
     height, width = shape[:2]
     if max(height, width) < 42:
         if min(height, width) >= 7:
-            return [[16, 3, 2, "valid"], [32, 3, 2, "valid"]]
+            layers: list[list[Any]] = []
+            sides = [height, width]
+            for channels in (16, 32):
+                layers.append([channels, [3 if side % 2 else 4 for side in sides], 2, "valid"])
+                sides = [(side - 1) // 2 for side in sides]
+            return layers
         return [[32, min(3, height, width), 1, "valid"]]
     if height == width and height in (42, 64, 84, 96):
         known: list[list[Any]] = [list(layer) for layer in get_filter_config(list(shape))]

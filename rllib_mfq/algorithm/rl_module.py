@@ -23,6 +23,7 @@ from rllib_mfq.algorithm.networks import (
     make_network,
     own_class,
 )
+from rllib_mfq.algorithm.old_filters import filled
 from rllib_mfq.algorithm.settings import TO_PLAY, to_play
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.mean_field.network import TargetUpdate
@@ -77,6 +78,8 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             catalog = make_catalog(space, self.action_space, config, self._catalog_class)
         if self._catalog_class is not None:
             self.catalog = catalog  # whose class RLlib writes into checkpoints
+        own_filters = self._catalog_class or config.get("conv_filters")
+        self._default_filters = catalog is not None and not own_filters
         known["mean_action_dim"] = self.mean_action_dim
         self.q_net = make_network(space, self.action_space, config, known, catalog)
         self._set_up_memory(config, known["burn_in_len"])
@@ -114,7 +117,7 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raises a ValueError if `state`, arrays by name, is of another network than this one's."""
         mine = {name: tuple(np.shape(tensor)) for name, tensor in self.state_dict().items()}
-        theirs = {name: tuple(np.shape(tensor)) for name, tensor in state.items()}
+        theirs = {name: tuple(np.shape(each)) for name, each in self.adapted(state).items()}
         for name in sorted({*mine, *theirs}):
             here, there = mine.get(name, "none"), theirs.get(name, "none")
             if here != there and not name.startswith("_target"):
@@ -124,10 +127,14 @@ class MFQTorchRLModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                     "observation_filter and neighborhood."
                 )
 
+    def adapted(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """`state`, arrays by name, as one of this version; see `filled`."""
+        return filled(state, self.state_dict() if self._default_filters else {})
+
     @override(TorchRLModule)
     def set_state(self, state: dict[str, Any]) -> None:
         self.check_state(state)  # RLlib loads what fits and leaves the rest
-        super().set_state(state)
+        super().set_state(self.adapted(state))
 
     @override(nn.Module)
     def train(self, mode: bool = True) -> "MFQTorchRLModule":

@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from rllib_mfq.envs.parallel import PopulationParallelEnv
 from rllib_mfq.mean_field.legal import check_integer
@@ -164,14 +165,18 @@ def heat_bath(temperature: float, seed: int | None = None) -> Act:
 
         P(up) = 1 / (1 + exp(-sum over k in N(j) of s_k / T))
 
-    `temperature` is T in units of reward; `seed` is that of the draws. The result is a player's
-    `act` for any Ising population, with the neighbourhood `graph`.
+    `temperature` is T in units of reward; `seed` is that of the draws: one uniform number per site
+    and step, used as `sample_actions` uses it, so that a learned policy with the same seed differs
+    only where it has learned something else. The result is a player's `act` for any Ising
+    population, with the neighbourhood `graph`.
     """
-    rng = np.random.default_rng(seed)
+    generator = torch.Generator()
+    generator.manual_seed(generator.seed() if seed is None else seed)
 
     def act(obs: Array, mean_actions: Array, action_mask: Array | None) -> Array:
         field = 4.0 * (mean_actions[:, 1] - mean_actions[:, 0])  # zero before there is a mean
-        up: Array = rng.random(len(field)) < 1.0 / (1.0 + np.exp(-field / temperature))
+        drawn = torch.rand(len(field), generator=generator).numpy()
+        up: Array = drawn >= 1.0 / (1.0 + np.exp(field / temperature))
         if action_mask is not None:
             up = np.where(action_mask.all(axis=1), up, action_mask[:, 1])
         return up.astype(np.int64)

@@ -1,5 +1,6 @@
 """The Ising model: learned order against Glauber dynamics and the exact magnetisation."""
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 
 from rllib_mfq.algorithm.checkpoint import load_modules
-from rllib_mfq.arena.statistics import grouped
+from rllib_mfq.algorithm.opponents import load_opponent
+from rllib_mfq.arena.statistics import grouped, t_interval
 from rllib_mfq.envs.ising import GROUP, TRUE_Q, IsingPopulation, exact_magnetization, heat_bath
 from rllib_mfq.experiments.runs import Train, play, write_rows
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.player import Player
+from rllib_mfq.population.population import Array
 
 EXAMPLE = "ising"
 HOT = 4.0  # T at which learning begins, so that all entries are visited
@@ -29,8 +32,9 @@ LEARNERS: dict[str, dict[str, Any]] = {
 """What learns: one table for all sites, a table for each site, or one network for all."""
 
 METHODS = ("MFQ", "Glauber")
-LATTICES = 4  # per temperature and seed
-STEPS = 1_200  # of each lattice, of which the second half counts
+LATTICES, STEPS = 8, 1_200  # per temperature and seed; the second half of the steps counts
+NEAR = (1.05, 1.45)  # around the transition lattices are slow: there are more, and for longer
+LATTICES_NEAR, STEPS_NEAR = 32, 3_600
 
 
 def reproduce(
@@ -39,25 +43,25 @@ def reproduce(
     learner: str = "shared-table",
     size: int = 20,
     temperatures: Sequence[float] = TEMPERATURES,
-    seeds: int = 3,
+    seeds: int = 5,
     processes: int = 2,
 ) -> list[dict[str, Any]]:
     """Trains at every temperature, then compares the learned dynamics with Glauber dynamics.
 
     Both run on the same lattices and start with all spins up: a start from random spins can
-    freeze in stripes. At every step the same sites may choose. The second half of the time counts.
+    freeze in stripes. At every step the same sites may choose, and both draw with the same random
+    numbers, so that their difference is what was learned wrong and not the luck of a draw.
 
     `learner` is one of `LEARNERS`, `size` the sites per side; T is in units of reward.
     """
     changes = LEARNERS[learner]
     env_config = {"size": size, "max_cycles": 100, **changes.get("env_config", {})}
-    compared = {**env_config, "max_cycles": STEPS}
     variants = {
         f"{learner}-{size}-T{temperature:g}-seed{seed}": {
             **changes,
             "env_config": env_config,
             "temperature": [[0, HOT], [HOT_STEPS * size**2, float(temperature)]],
-            "evaluation_config": {"explore": True, "env_config": compared},
+            "evaluation_interval": None,
             "seed": seed,
         }
         for temperature in temperatures
@@ -68,12 +72,16 @@ def reproduce(
     for name, run in runs.items():
         temperature, seed = variants[name]["temperature"][-1][1], variants[name]["seed"]
         exact = float(exact_magnetization(temperature))
-        evaluated = run.result["evaluation"]["env_runners"]
-        learned = {key: evaluated[key][GROUP] for key in ("order_parameter", "energy")}
+        near = NEAR[0] < temperature < NEAR[1]
+        lattices, steps = (LATTICES_NEAR, STEPS_NEAR) if near else (LATTICES, STEPS)
+        make = functools.partial(IsingPopulation, **{**env_config, "max_cycles": steps})
+        agent = load_opponent(name, str(run.checkpoint), make().groups, explore=True)
+        spins = agent.players(torch.Generator().manual_seed(seed))
+        learned = play(make, spins, lattices, seed)
         learned |= {"exact": exact, "size": size, "learner": learner}
         learned["q_mse"] = q_error(load_modules(run.checkpoint)[GROUP])
-        spins = Player("spins", heat_bath(temperature, seed), Neighborhood("graph"))
-        glauber = play(lambda: IsingPopulation(**compared), {GROUP: spins}, LATTICES, seed)
+        spins = {GROUP: Player("spins", heat_bath(temperature, seed), Neighborhood("graph"))}
+        glauber = play(make, spins, lattices, seed)
         glauber |= {"exact": exact, "size": size, "learner": "", "q_mse": ""}
         for method, figures in {"MFQ": learned, "Glauber": glauber}.items():
             rows.append({"temperature": temperature, "seed": seed, "method": method} | figures)
@@ -93,20 +101,38 @@ def q_error(module: Any) -> float:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A line per temperature: means over seeds."""
-    mfq, glauber = (_means(rows, method, "order_parameter") for method in METHODS)
+    """A line per temperature: means over seeds, and half their 95 % intervals."""
+    mfq, glauber = (_orders(rows, method) for method in METHODS)
     exact, errors = _means(rows, "MFQ", "exact"), _means(rows, "MFQ", "q_mse")
     return [
         {
             "T": f"{temperature:g}",
-            "MFQ": f"{mfq[temperature]:.3f}",
-            "Glauber": f"{glauber[temperature]:.3f}",
-            "difference": f"{mfq[temperature] - glauber[temperature]:+.3f}",
+            "MFQ": _interval(mfq[temperature]),
+            "Glauber": _interval(glauber[temperature]),
+            "difference": _interval(mfq[temperature] - glauber[temperature], "+.4f"),
             "exact": f"{exact[temperature]:.3f}",
             "error of Q": f"{errors[temperature]:.1e}",
         }
         for temperature in mfq
     ]
+
+
+def largest_difference(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Between the orders of both methods, means over seeds, at any temperature."""
+    mfq, glauber = (_means(rows, method, "order_parameter") for method in METHODS)
+    return max(abs(mfq[temperature] - glauber[temperature]) for temperature in mfq)
+
+
+def _orders(rows: Sequence[Mapping[str, Any]], method: str) -> dict[float, Array]:
+    """A method's order at each temperature, ascending, `[seeds]`."""
+    mine = sorted((r for r in rows if r["method"] == method), key=lambda row: int(row["seed"]))
+    orders = grouped(mine, lambda row: float(row["temperature"]))
+    return {t: np.array([float(r["order_parameter"]) for r in orders[t]]) for t in sorted(orders)}
+
+
+def _interval(values: Array, form: str = ".3f") -> str:
+    mean, half = t_interval(values)
+    return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form.strip('+')}}"
 
 
 def crossings(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rllib_mfq.algorithm.learner import NUM_UPDATES, follow_schedules, module_loss, move_target
 from rllib_mfq.algorithm.networks import check_model_config, lstm_cells
+from rllib_mfq.algorithm.old_filters import filled_moments
 from rllib_mfq.algorithm.old_names import public
 from rllib_mfq.algorithm.rl_module import (
     ACTION_MASK,
@@ -261,7 +262,11 @@ class MFQTorchPolicy(TorchPolicyV2):
 
     @override(TorchPolicyV2)
     def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
+        optimizers = [
+            {**each, "state": filled_moments(each["state"], self.model.q_net)}
+            for each in state.get("_optimizer_variables", [])
+        ]
+        super().set_state({**state, "_optimizer_variables": optimizers})
         self._updates = state.get(NUM_UPDATES, self._updates)
 
 
