@@ -213,7 +213,7 @@ def test_a_lead_is_over_the_seeds_of_independent_learners():
     assert mfq["lead over IQL"] == f"2.5 ± {half:.1f}"
 
 
-def test_a_sweep_plays_every_change_against_independent_learners_and_random(tmp_path, monkeypatch):
+def test_a_sweep_plays_every_change_against_both_methods_scripts_and_random(tmp_path, monkeypatch):
     played = {}
 
     def play(agents, **options):
@@ -238,5 +238,8 @@ def test_a_sweep_plays_every_change_against_independent_learners_and_random(tmp_
     assert [row["method"] for row in rows] == ["mfq", "mfq", "dueling", "dueling"]
     assert {row["win_rate_iql"] for row in rows} == {0.75}
     assert {row["win_rate_random"] for row in rows} == {1.0}
-    assert played["random_steps"] == 5 and len(played["pairs"]) == 4 * 3
+    assert {row["win_rate_mfq"] for row in rows[2:]} == {0.75}
+    assert {row["win_rate_rush"] for row in rows} == {0.75}
+    # Two seeds against iql (2), mfq (2), random and four scripts; mfq's own meet once.
+    assert played["random_steps"] == 5 and len(played["pairs"]) == 2 * 9 + 2 * 7 + 1
     assert (tmp_path / "battle_variations.csv").is_file()

@@ -16,11 +16,15 @@ from rllib_mfq.arena.provenance import provenance
 from rllib_mfq.arena.statistics import win_rates
 from rllib_mfq.arena.tournament import play_tournament
 from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, variants_of, write_rows
+from rllib_mfq.population.battle_scripts import SCRIPTS
 from rllib_mfq.population.population import Array
 
 EXAMPLE = "battle_crossplay"
 METHODS: dict[str, dict[str, Any]] = {"mfq": {}, "iql": {"neighborhood": "none"}}
 """What is compared: entries of the config that differ from the example's."""
+
+WIDE = [[32, 3, 2, "valid"], [64, 4, 2, "valid"]]  # the example's
+SOME_SCRIPTS = {"hold": 0.06, "still": 0.04, "rush": 0.06, "flee": 0.04}
 
 VARIATIONS: dict[str, dict[str, Any]] = {
     "own group's mean only": {"neighborhood": "group"},
@@ -34,7 +38,19 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "priorities": {"prioritized_replay": True},
     "LSTM": {
         "burn_in_len": 4,
-        "model_config": {"use_lstm": True, "lstm_cell_size": 64, "max_seq_len": 12},
+        "model_config": {
+            "conv_filters": WIDE,
+            "use_lstm": True,
+            "lstm_cell_size": 64,
+            "max_seq_len": 12,
+        },
+    },
+    "default network, half as wide": {"model_config": {}},
+    "tracked opponent": {"self_play": {"opponent": "tracked"}},
+    "pool of opponents": {"self_play": {"opponent": "pool"}},
+    "a fifth against scripts": {"self_play": {"opponent": "latest", "others": SOME_SCRIPTS}},
+    "pool, half latest, a fifth scripts": {
+        "self_play": {"opponent": "pool", "others": {"latest": 0.5, **SOME_SCRIPTS}}
     },
 }
 """What a sweep tries: entries of the config that differ from those of `mfq`."""
@@ -69,7 +85,7 @@ def reproduce(
     )
     content = played.content() | {"command": "rllib reproduce battle"}
     write_json(out / CROSS_PLAY, content)
-    found = _rows(content, variants, runs)
+    found = _rows(content, variants, runs, _opponents(variants))
     write_rows(out / "battle.csv", found)
     if pretrained is not None:
         for method in METHODS:
@@ -89,7 +105,7 @@ def sweep(
     processes: int = 2,
     on_matches: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Trains `VARIATIONS`, and plays each against independent Q-learning and random play.
+    """Trains `VARIATIONS`, and plays each against both `METHODS`, the scripts and random play.
 
     The runs of `METHODS` are those of `reproduce`, where there are such; `changes` names some of
     the variations, all by default.
@@ -97,22 +113,28 @@ def sweep(
     tried = variants_of({name: VARIATIONS[name] for name in changes or VARIATIONS}, seeds)
     variants = variants_of(METHODS, seeds)
     runs = _train(train, variants | tried, out, rows, processes)
-    opponents = _of("iql", variants)
-    names = [*opponents, *_of("mfq", variants), *tried]
-    couples = itertools.product(names[len(opponents) :], [*opponents, RANDOM])
-    agents = _specs({name: runs[name] for name in names})
-    places = list(agents)
+    opponents = _opponents(variants) | {name: [name] for name in SCRIPTS}
+    agents = _specs(runs) | {name: name for name in SCRIPTS}
+    places, mine = list(agents), [*_of("mfq", variants), *tried]
+    couples = itertools.product(mine, itertools.chain(*opponents.values()))
+    # Seeds of `mfq` meet each other, too, once.
+    met = {frozenset(couple): couple for couple in couples if couple[0] != couple[1]}
     played = play_tournament(
         agents,
         matches=matches,
         random_steps=random_steps,
         processes=processes,
-        pairs=[(places.index(name), places.index(opponent)) for name, opponent in couples],
+        pairs=[(places.index(name), places.index(other)) for name, other in met.values()],
         on_matches=on_matches,
     )
-    found = _rows(played.content(), names[len(opponents) :], runs)
+    found = _rows(played.content(), mine, runs, opponents)
     write_rows(out / "battle_variations.csv", found)
     return found
+
+
+def _opponents(variants: Iterable[str]) -> dict[str, list[str]]:
+    """The agents that everybody is measured against, by the name of the figure."""
+    return {"random": [RANDOM]} | {method: _of(method, variants) for method in METHODS}
 
 
 def _train(
@@ -144,18 +166,24 @@ def _of(method: str, names: Iterable[str]) -> list[str]:
 
 
 def _rows(
-    content: Mapping[str, Any], names: Iterable[str], runs: Mapping[str, Run]
+    content: Mapping[str, Any],
+    names: Iterable[str],
+    runs: Mapping[str, Run],
+    opponents: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
-    """What each agent reached; no seed of independent Q-learning counts against itself."""
+    """What each agent reached; no seed counts against itself."""
     agents = content["agents"]
     rates = dict(zip(agents, win_rates(agents, content["pairs"]), strict=True))
-    opponents = [agents.index(name) for name in sorted(_of("iql", agents))]
     return [
         {
             "method": name.rpartition("-")[0],
             "seed": int(name.rpartition("-")[2]),
-            "win_rate_random": round(float(rates[name][agents.index(RANDOM)]), 4),
-            "win_rate_iql": round(float(np.nanmean(rates[name][opponents])), 4),
+            **{
+                f"win_rate_{against}": round(
+                    float(np.nanmean(rates[name][[agents.index(other) for other in others]])), 4
+                )
+                for against, others in opponents.items()
+            },
             **runs[name].cost(),
         }
         for name in names
