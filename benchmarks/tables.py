@@ -156,18 +156,26 @@ def battle() -> Iterator[Row]:
 
 
 def variations() -> Iterator[Row]:
-    """What else was tried, against the same independent learners."""
-    methods = {
-        "as above": _by("method", _rows("battle"))["mfq"],
-        **_by("method", _rows("battle_variations")),
-    }
-    methods.pop("mfq", None)  # that is the line above
-    for name, rows in methods.items():
+    """What else was tried: win rates against independent learners and others, over seeds."""
+    for name, rows in _by("method", _rows("battle_variations")).items():
+        columns = [c.removeprefix("win_rate_") for c in rows[0] if c.startswith("win_rate_")]
         yield {
-            "Change": name,
-            "Win rate against IQL, each seed": _each(rows, "win_rate_iql"),
-            "Mean": _number(_mean(rows, "win_rate_iql")),
+            "Change": "none" if name == "mfq" else name,
+            "Against IQL, each seed": _each(rows, "win_rate_iql"),
+            **{f"Mean against {c}": _number(_mean(rows, f"win_rate_{c}")) for c in columns},
+            "Minutes a seed": f"{_mean(rows, 'seconds') / 60:.1f}",
         }
+
+
+def agents() -> Iterator[Row]:
+    """What the agents of the package win: by opponent, cells of the map's side, and steps."""
+    for agent, mine in _by("agent", _rows("agents")).items():
+        for opponent, rows in _by("opponent", mine).items():
+            yield {"Agent": f"`{agent}`", "Opponent": f"`{opponent}`"} | {
+                f"{row['map_size']}, {row['max_cycles']}": _number(float(row["win_rate"]))
+                + (f" ({row['draws']} of {row['matches']} drawn)" if row["draws"] != "0" else "")
+                for row in rows
+            }
 
 
 def headers() -> dict[str, str]:

@@ -10,6 +10,7 @@ from small_battles import memories, small_battle
 from rllib_mfq import MFQ
 from rllib_mfq.algorithm import networks
 from rllib_mfq.algorithm.checkpoint import find_modules, load_modules, saved_settings
+from rllib_mfq.algorithm.self_play import TrackedOpponent
 
 FOLDER = Path(__file__).parent / "checkpoints"
 KINDS = ["new", "new_pool", "old_pool"]
@@ -96,3 +97,13 @@ def test_a_network_that_did_not_see_the_edge_goes_on_and_sees_it(old, tmp_path, 
     (kernel,) = (p for _, p in moments(algo) if p.shape[2:] == (4, 4))
     assert kernel[..., 3, :].any() and kernel[..., 3].any()
     algo.stop()
+
+
+def test_an_opponent_that_did_not_see_the_edge_moves_towards_a_learner_that_does():
+    old, new = ({"shared": {"kernel": np.full((2, 1, k, k), k, np.float32)}} for k in (3, 4))
+    opponent = TrackedOpponent({"tau": 0.25}, None, 10, lambda: new)
+    state = TrackedOpponent({"tau": 0.25}, None, 10, lambda: old).get_state()
+    opponent.set_state(state)
+    opponent.end_round([1.0], 0)
+    kernel = opponent.weights["shared"]["kernel"]
+    assert (kernel[..., :3, :3] == 3.25).all() and (kernel[..., 3, :] == 1.0).all()

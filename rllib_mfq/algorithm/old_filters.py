@@ -19,7 +19,7 @@ def filled(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(state)
     for name in state.keys() & like.keys():
-        array, wanted = np.asarray(state[name]), tuple(like[name].shape)
+        array, wanted = np.asarray(state[name]), np.shape(like[name])
         if array.ndim == len(wanted) == 4 and array.shape[2:] == (3, 3):
             more = np.subtract(wanted, array.shape)
             if more.any() and not more[:2].any() and {*more[2:]} <= {0, 1}:

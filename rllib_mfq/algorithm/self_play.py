@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 from ray.rllib.utils.annotations import override
 
+from rllib_mfq.algorithm.old_filters import filled
 from rllib_mfq.algorithm.setting_types import POSITIVE, SHARE, Kind, check_keys
 from rllib_mfq.mean_field.legal import did_you_mean, is_number
 from rllib_mfq.population.population import Array
@@ -184,7 +185,8 @@ class SelfPlay:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Restores the opponent."""
-        self.weights = _copy(state["weights"])
+        now = self._learner()
+        self.weights = {m: filled(x, now.get(m, {})) for m, x in _copy(state["weights"]).items()}
 
 
 class TrackedOpponent(SelfPlay):
