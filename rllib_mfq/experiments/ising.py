@@ -34,7 +34,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
 METHODS = ("MFQ", "Glauber")
 LATTICES, STEPS = 8, 1_200  # per temperature and seed; the second half of the steps counts
 NEAR = (1.05, 1.45)  # around the transition lattices are slow: there are more, and for longer
-LATTICES_NEAR, STEPS_NEAR = 32, 3_600
+LATTICES_NEAR, STEPS_NEAR = 24, 3_600
 
 
 def reproduce(
