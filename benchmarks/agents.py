@@ -12,22 +12,28 @@ from rllib_mfq.population.battle_scripts import SCRIPTS
 
 AGENTS = [f"{PREFIX}battle-mfq", f"{PREFIX}battle-iql"]
 OPPONENTS = [RANDOM, *SCRIPTS, f"{PREFIX}battle-mfq-0.1", f"{PREFIX}battle-iql-0.1"]
-FIELDS = {(40, 400): 40, (40, 300): 20, (45, 400): 20, (45, 300): 20, (100, 400): 4}
-"""Matches of every pair by cells of the map's side and steps; the last is 400 against 400."""
-
-RANDOM_STEPS = 3  # with which a match begins, so that greedy play differs
+FIELDS = {
+    (40, 400, 0): 20,
+    (40, 300, 0): 20,
+    (45, 400, 0): 20,
+    (45, 300, 0): 20,
+    (40, 400, 3): 40,
+    (100, 400, 3): 4,
+}
+"""Matches of every pair by the map's side in cells (100: 400 against 400), steps, and how many of
+these both sides play at random first, so that greedy play differs from match to match."""
 
 
 def main() -> None:
     names = [*AGENTS, *OPPONENTS]
     pairs = [(0, 1), *((a, b) for a in (0, 1) for b in range(2, len(names)))]
     rows = []
-    for (map_size, max_cycles), matches in FIELDS.items():
+    for (map_size, max_cycles, random_steps), matches in FIELDS.items():
         played = play_tournament(
             {name: name for name in names},
             env_config={"map_size": map_size, "max_cycles": max_cycles},
             matches=matches,
-            random_steps=RANDOM_STEPS,
+            random_steps=random_steps,
             pairs=pairs,
         )
         rows += [
@@ -36,6 +42,7 @@ def main() -> None:
                 "opponent": pair.b.removeprefix(PREFIX),
                 "map_size": map_size,
                 "max_cycles": max_cycles,
+                "random_steps": random_steps,
                 "matches": pair.matches,
                 "win_rate": round(pair.win_rate, 4),
                 "draws": pair.draws,

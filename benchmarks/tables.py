@@ -168,14 +168,16 @@ def variations() -> Iterator[Row]:
 
 
 def agents() -> Iterator[Row]:
-    """What the agents of the package win: by opponent, cells of the map's side, and steps."""
+    """What the agents of the package win: by cells of the map's side, steps, and random ones."""
     for agent, mine in _by("agent", _rows("agents")).items():
         for opponent, rows in _by("opponent", mine).items():
-            yield {"Agent": f"`{agent}`", "Opponent": f"`{opponent}`"} | {
-                f"{row['map_size']}, {row['max_cycles']}": _number(float(row["win_rate"]))
-                + (f" ({row['draws']} of {row['matches']} drawn)" if row["draws"] != "0" else "")
-                for row in rows
-            }
+            line = {"Agent": f"`{agent}`", "Opponent": f"`{opponent}`"}
+            for row in rows:
+                drawn = f" ({row['draws']} of {row['matches']} drawn)"
+                line[f"{row['map_size']}, {row['max_cycles']}, {row['random_steps']}"] = _number(
+                    float(row["win_rate"])
+                ) + (drawn if row["draws"] != "0" else "")
+            yield line
 
 
 def headers() -> dict[str, str]:
