@@ -42,17 +42,16 @@ def test_every_tuned_example_of_the_first_table_has_three_seeds():
 
 def test_the_learned_ising_model_is_as_ordered_as_glauber_dynamics_and_the_exact_one():
     rows = ising_rows()
-    assert len({row["seed"] for row in rows}) >= 3 and {row["size"] for row in rows} == {"20"}
+    assert len({row["seed"] for row in rows}) >= 5 and {row["size"] for row in rows} == {"20"}
     for line in ising.summary(rows):
         learned, glauber, exact = (
             float(line[name].split()[0]) for name in ("MFQ", "Glauber", "exact")
         )
-        if not 1.0 <= float(line["T"]) <= 1.3:
-            assert abs(learned - glauber) <= 0.05, line
+        assert abs(learned - glauber) <= 0.002, line  # they draw the same random numbers
         if float(line["T"]) < 1.0:
             assert abs(glauber - exact) <= 0.02 and abs(learned - exact) <= 0.02, line
     crossings = ising.crossings(rows)
-    assert abs(crossings["MFQ"] - crossings["Glauber"]) <= 0.1
+    assert abs(crossings["MFQ"] - crossings["Glauber"]) <= 0.002
     assert max(float(row["q_mse"]) for row in rows if row["method"] == "MFQ") < 1e-4
 
 
@@ -73,7 +72,10 @@ def test_every_seed_of_battle_beats_random_play_and_met_every_other():
     mfq = [row for row in rows if row["method"] == "mfq"]
     assert len(mfq) >= 5 and min(float(row["win_rate_random"]) for row in mfq) >= 0.99
     content = battle.read(RESULTS)
-    assert min(pair["matches"] for pair in content["pairs"]) >= 50
+    assert min(pair["matches"] for pair in content["pairs"]) >= 20
+    assert content["random_steps"] >= 3  # so that these are as many different ones
+    assert min(pair["distinct"] for pair in content["pairs"]) >= 10
+    assert battle.cross_play(content, "mfq", "iql").mean(axis=1).min() > 0.5
     assert np.isfinite(battle.cross_play(content, "mfq", "iql")).all()
 
 

@@ -132,7 +132,8 @@ def _orders(rows: Sequence[Mapping[str, Any]], method: str) -> dict[float, Array
 
 def _interval(values: Array, form: str = ".3f") -> str:
     mean, half = t_interval(values)
-    return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form.strip('+')}}"
+    middle = round(float(mean), int(form[-2])) + 0.0  # no -0.000
+    return f"{middle:{form}}" if np.isnan(half) else f"{middle:{form}} ± {half:{form.strip('+')}}"
 
 
 def crossings(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
