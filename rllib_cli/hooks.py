@@ -212,6 +212,8 @@ class MFQHooks(Hooks):
             opponent = play.opponent if named else check_checkpoint(play.opponent)
             config.evaluation(evaluation_interval=1, evaluation_duration=1)
             config.evaluation_opponents = {"opponent": opponent}
+        else:
+            config.evaluation_random_steps = 0  # which are of matches
 
     def restore(self, algorithm: Algorithm, path: str) -> None:
         """See `Hooks`; `pretrained:NAME` has one module, which plays all groups."""

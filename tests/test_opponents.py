@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from ray.rllib.utils import force_list
 from small_battles import SIZE, small_battle
 
 from rllib_cli.command import main
@@ -301,6 +302,25 @@ def test_random_steps_make_matches_of_greedy_agents_differ_and_end_when_they_sho
         assert (result.pairs[0].distinct > 2) == bool(steps)
         for step, moved in Counting.moved.items():
             assert moved == (0 < step <= steps), step
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
+def test_evaluations_begin_at_random_too(build, old):
+    returns = {}
+    for steps in (0, 4):
+        Counting.moved.clear()
+        config = small_battle(old=old).evaluation(
+            evaluation_interval=1,
+            evaluation_duration=8,
+            evaluation_opponents={"mine": f"{__name__}:Counting"},
+            evaluation_random_steps=steps,
+        )
+        runner = build(config).eval_env_runner_group.local_env_runner
+        (fragment,) = force_list(runner.sample(num_episodes=8, explore=False))
+        returns[steps] = {tuple(episode.returns.values()) for episode in fragment.episodes}
+        for step, moved in Counting.moved.items():
+            assert moved == (0 < step <= steps), step
+    assert len(returns[0]) <= 2 < len(returns[4])
 
 
 class Counting(OpponentPolicy):

@@ -89,7 +89,8 @@ class PopulationRunner(EnvRunner):
         self._sampler = next(iter(self._samplers.values()))
         opponents = self.config.evaluation_opponents if self.config.in_evaluation else {}
         self.matches = Matches(
-            {name: load_opponent(name, spec, self.groups) for name, spec in opponents.items()}
+            {name: load_opponent(name, spec, self.groups) for name, spec in opponents.items()},
+            self.config.evaluation_random_steps,
         )
         self.env = self._sampler.populations[0]
 

@@ -8,7 +8,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_mfq.algorithm.figures import BASELINE, OPPONENTS, log_figures, match_figures
 from rllib_mfq.algorithm.match import play_both_sides
-from rllib_mfq.algorithm.opponents import Opponent
+from rllib_mfq.algorithm.opponents import Opponent, begin_at_random
 from rllib_mfq.population.fragment import Fragment
 from rllib_mfq.population.player import Player
 from rllib_mfq.population.sampler import Sampler
@@ -20,14 +20,18 @@ BASELINE_EPISODES = 20
 class Matches:
     """Plays matches against opponents, half of them on each side.
 
-    Attributes:
+    Args:
         opponents: by their names in the results.
+        random_steps: in which both sides play uniform legal actions when a match begins.
+
+    Attributes:
+        opponents: see there.
         baselines: what each opponent earns as each group against itself, where winning means
             nothing, see `Episode.has_winner`: there a return says something only beside it.
     """
 
-    def __init__(self, opponents: Mapping[str, Opponent]) -> None:
-        self.opponents = opponents
+    def __init__(self, opponents: Mapping[str, Opponent], random_steps: int = 0) -> None:
+        self.opponents, self._random_steps = opponents, random_steps
         self.baselines: dict[str, dict[str, float]] = {}
         self._played = 0
 
@@ -45,17 +49,18 @@ class Matches:
             sampler: has populations of two groups.
             mine: one's own player of every group, who has the groups again afterwards.
             num_matches: see `play_both_sides`.
-            generator: the source of the opponents' draws.
+            generator: the source of the opponents' draws, and of the random steps'.
             metrics: where the figures are logged.
 
         Returns:
             What was played, without columns.
         """
         played = Fragment({}, 0, dict.fromkeys(sampler.groups, 0), [])
+        ours = begin_at_random(mine, sampler.groups, self._random_steps, generator)
         for name, opponent in self.opponents.items():
-            theirs = opponent.players(generator)
+            theirs = opponent.players(generator, self._random_steps)
             before = len(played.episodes)
-            for group, part in play_both_sides(sampler, mine, theirs, num_matches, self._played):
+            for group, part in play_both_sides(sampler, ours, theirs, num_matches, self._played):
                 for episode in part.episodes:
                     episode.custom_data["mine"] = group
                 log_figures(metrics, (match_figures(e, group, name) for e in part.episodes))

@@ -50,19 +50,7 @@ class Opponent:
         agents do not play the same match again and again.
         """
         players = {group: self._player(group, generator) for group in self.groups}
-        if not random_steps:
-            return players
-        sizes = {group: int(spaces.action_space.n) for group, spaces in self.groups.items()}
-        return {
-            group: dataclasses.replace(
-                player,
-                act=functools.partial(
-                    _begin_at_random, player, random_steps, sizes[group], generator
-                ),
-                sees=True,
-            )
-            for group, player in players.items()
-        }
+        return begin_at_random(players, self.groups, random_steps, generator)
 
     def _player(self, group: str, generator: torch.Generator) -> Player:
         name = f"opponent {self.name}/{group}"
@@ -113,7 +101,32 @@ def _act(
     return actions
 
 
-def _begin_at_random(
+def begin_at_random(
+    players: Mapping[str, Player],
+    groups: Mapping[str, Group],
+    random_steps: int,
+    generator: torch.Generator,
+) -> dict[str, Player]:
+    """The players of groups, who play uniform legal actions in the first steps of every match."""
+    if not random_steps:
+        return dict(players)
+    return {
+        group: dataclasses.replace(
+            player,
+            act=functools.partial(
+                _act_at_random_first,
+                player,
+                random_steps,
+                int(groups[group].action_space.n),
+                generator,
+            ),
+            sees=True,
+        )
+        for group, player in players.items()
+    }
+
+
+def _act_at_random_first(
     player: Player,
     random_steps: int,
     size: int,

@@ -202,6 +202,7 @@ class MFQSettings(AlgorithmConfig):
         evaluation_opponents: Annotated[
             Mapping[str, str], Setting(kinds.OPPONENTS, {})
         ] = NotProvided,
+        evaluation_random_steps: Annotated[int, Setting(kinds.NON_NEGATIVE, 0)] = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets how MFQ is evaluated: greedily, unless `evaluation_config` sets `explore`.
@@ -212,12 +213,19 @@ class MFQSettings(AlgorithmConfig):
                 own, `my_package.my_module:MyClass`. Evaluation then plays `evaluation_duration`
                 matches against each, half of them on each side, and logs `win_rate/<name>`, a draw
                 counting a half. Default: `{}`.
+            evaluation_random_steps: how many steps both sides play uniform legal actions when such
+                a match begins: greedy agents else play much the same match again and again.
+                Default: `0`.
             **kwargs: RLlib's own.
         """
         if kwargs.get("evaluation_config", {}) is None:
             kwargs["evaluation_config"] = {}  # None would make RLlib explore
         opponents = {} if evaluation_opponents is None else evaluation_opponents
-        return self._set("evaluation", {"evaluation_opponents": opponents}, kwargs)
+        given = {
+            "evaluation_opponents": opponents,
+            "evaluation_random_steps": evaluation_random_steps,
+        }
+        return self._set("evaluation", given, kwargs)
 
     def _set(self, method: str, given: Mapping[str, Any], kwargs: dict[str, Any]) -> Self:
         """Sets MFQ's own settings that are `given`, and hands the others to RLlib's method."""

@@ -130,6 +130,11 @@ def check_settings(config: Any) -> None:
                 f"evaluation_duration is {duration!r} {unit}; with evaluation_opponents it must "
                 "be a number of episodes."
             )
+    elif config.evaluation_random_steps and not config.evaluation_opponents:
+        raise ValueError(
+            f"evaluation_random_steps is {config.evaluation_random_steps}, but there are no "
+            "evaluation_opponents; set them, or 0."
+        )
     if config.has_opponent and not config.others and config.num_envs_per_env_runner % 2:
         raise ValueError(
             f"num_envs_per_env_runner is {config.num_envs_per_env_runner}; with an opponent in "
