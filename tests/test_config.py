@@ -549,6 +549,8 @@ def test_opponents_need_two_groups_and_an_evaluation_interval():
     for env, groups in ((OneAgent, "['agent']"), (ThreeGroups, "['a', 'b', 'c']")):
         config = small(env).evaluation(evaluation_interval=1, **opponents)
         refuses(config, "two groups", groups)
+    config = small().evaluation(evaluation_interval=1, evaluation_random_steps=3)
+    refuses(config, "evaluation_random_steps is 3", "no evaluation_opponents")
 
 
 # Values from the environment.

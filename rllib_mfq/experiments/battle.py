@@ -36,6 +36,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "3-step returns": {"n_step": 3},
     "a row trained once": {"training_intensity": 1.0},
     "priorities": {"prioritized_replay": True},
+    "memory of 300,000 rows": {"replay_capacity": 300_000},
     "LSTM": {
         "burn_in_len": 4,
         "model_config": {
