@@ -27,7 +27,14 @@ def test_every_figure_is_the_one_that_results_hold(path):
 
 def test_every_tuned_example_of_the_first_table_has_three_seeds():
     found = measured()
-    names = {"battle_small", "battle_iql", "adversarial_pursuit", "cartpole", "battle_lstm"}
+    names = {
+        "battle",
+        "battle_small",
+        "battle_iql",
+        "adversarial_pursuit",
+        "cartpole",
+        "battle_lstm",
+    }
     names |= {"simple_spread", "lunarlander", "lunarlander_dqn", "pong"}
     assert {*found} == names | {"battle_small with priorities", "cartpole with priorities"}
     for example, figures in found.items():
