@@ -65,6 +65,9 @@ def test_what_is_saved_is_loaded_and_acts_the_same(tmp_path, monkeypatch):
     assert np.array_equal(*played)
     assert loaded.observation_space == module.observation_space
     assert pretrained.header("pretrained:mine")["origin"] == {"note": "a test"}
+    (tmp_path / "plain").touch()  # whoever may read that may read the network
+    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "mine.safetensors")}
+    assert len(modes) == 1
 
 
 def test_an_agent_plays_wherever_a_checkpoint_does_and_populations_of_other_sizes():

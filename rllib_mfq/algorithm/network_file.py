@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 
@@ -58,7 +58,7 @@ def write_network(
         for name, value in weights.items()
         if not name.startswith("_target")
     }
-    save_file(tensors, file, {HEADER: text})
+    file.write_bytes(save(tensors, {HEADER: text}))  # `save_file` lets the owner alone read it
 
 
 def read_header(file: Path) -> dict[str, Any]:
