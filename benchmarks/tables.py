@@ -130,7 +130,7 @@ def ising() -> Iterator[Row]:
     yield {
         "T": "order 0.5 at",
         **{method: f"{temperature:.3f}" for method, temperature in lost.items()},
-        "difference": f"{round(lost['MFQ'] - lost['Glauber'], 3) + 0.0:+.3f}",
+        "difference": f"{lost['MFQ'] - lost['Glauber']:+z.3f}",
     }
 
 

@@ -213,7 +213,7 @@ class MFQHooks(Hooks):
             config.evaluation(evaluation_interval=1, evaluation_duration=1)
             config.evaluation_opponents = {"opponent": opponent}
         else:
-            config.evaluation_random_steps = 0  # which are of matches
+            config.evaluation_random_steps = 0  # only matches have them
 
     def restore(self, algorithm: Algorithm, path: str) -> None:
         """See `Hooks`; `pretrained:NAME` has one module, which plays all groups."""

@@ -109,7 +109,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "T": f"{temperature:g}",
             "MFQ": _interval(mfq[temperature]),
             "Glauber": _interval(glauber[temperature]),
-            "difference": _interval(mfq[temperature] - glauber[temperature], "+.4f"),
+            "difference": _interval(mfq[temperature] - glauber[temperature], "+z.4f"),
             "exact": f"{exact[temperature]:.3f}",
             "error of Q": f"{errors[temperature]:.1e}",
         }
@@ -130,10 +130,9 @@ def _orders(rows: Sequence[Mapping[str, Any]], method: str) -> dict[float, Array
     return {t: np.array([float(r["order_parameter"]) for r in orders[t]]) for t in sorted(orders)}
 
 
-def _interval(values: Array, form: str = ".3f") -> str:
+def _interval(values: Array, form: str = "z.3f") -> str:  # z: no -0.000
     mean, half = t_interval(values)
-    middle = round(float(mean), int(form[-2])) + 0.0  # no -0.000
-    return f"{middle:{form}}" if np.isnan(half) else f"{middle:{form}} ± {half:{form.strip('+')}}"
+    return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form.strip('+')}}"
 
 
 def crossings(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
