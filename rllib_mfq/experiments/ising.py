@@ -33,8 +33,8 @@ LEARNERS: dict[str, dict[str, Any]] = {
 
 METHODS = ("MFQ", "Glauber")
 LATTICES, STEPS = 8, 1_200  # per temperature and seed; the second half of the steps counts
-NEAR = (1.05, 1.45)  # around the transition lattices are slow: there are more, and for longer
-LATTICES_NEAR, STEPS_NEAR = 24, 3_600
+NEAR, LATTICES_NEAR, STEPS_NEAR = (1.05, 1.45), 24, 3_600  # where lattices are slow
+TURNING, LATTICES_TURNING = (1.15, 1.25), 240  # where one takes thousands of steps to turn over
 
 
 def reproduce(
@@ -72,8 +72,7 @@ def reproduce(
     for name, run in runs.items():
         temperature, seed = variants[name]["temperature"][-1][1], variants[name]["seed"]
         exact = float(exact_magnetization(temperature))
-        near = NEAR[0] < temperature < NEAR[1]
-        lattices, steps = (LATTICES_NEAR, STEPS_NEAR) if near else (LATTICES, STEPS)
+        lattices, steps = effort(temperature)
         make = functools.partial(IsingPopulation, **{**env_config, "max_cycles": steps})
         agent = load_opponent(name, str(run.checkpoint), make().groups, explore=True)
         spins = agent.players(torch.Generator().manual_seed(seed))
@@ -88,6 +87,13 @@ def reproduce(
     file = out / ("ising.csv" if learner == "shared-table" else f"ising_{learner}.csv")
     write_rows(file, rows)
     return rows
+
+
+def effort(temperature: float) -> tuple[int, int]:
+    """How many lattices are averaged over, and their steps: more where each takes long to turn."""
+    if TURNING[0] < temperature < TURNING[1]:
+        return LATTICES_TURNING, STEPS_NEAR
+    return (LATTICES_NEAR, STEPS_NEAR) if NEAR[0] < temperature < NEAR[1] else (LATTICES, STEPS)
 
 
 def q_error(module: Any) -> float:
