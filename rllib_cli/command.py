@@ -16,8 +16,15 @@ from click.core import ParameterSource
 
 from rllib_cli import arena, options
 from rllib_cli.completion import complete_agent, complete_env, complete_example
-from rllib_cli.experiments import SUFFIXES, BadInput, examples, find_example, read_experiments
-from rllib_cli.plugins import import_from
+from rllib_cli.experiments import (
+    SUFFIXES,
+    BadInput,
+    examples,
+    find_example,
+    read_experiments,
+    refusing,
+)
+from rllib_cli.plugins import import_from, import_plugins
 from rllib_cli.reproduce import reproduce
 
 
@@ -126,6 +133,26 @@ def evaluate(checkpoint: str, **given: Any) -> None:
         from rllib_cli.evaluate import evaluate as play
 
         play(checkpoint, options.Play(**given))
+
+
+@main.command()
+@argument("checkpoints", nargs=-1, required=True, shell_complete=complete_agent)
+@option("--out", "-o", required=True, type=arena.PATH, help="Write the new checkpoint here.")
+@arena.PLUGINS
+def average(checkpoints: tuple[str, ...], out: Path, plugins: tuple[str, ...]) -> None:
+    """Averages the weights of CHECKPOINTS of one run, the last one last, into a new checkpoint.
+
+    Checkpoints are unpickled: load only those you trust.
+    """
+    from rllib_cli.session import be_quiet
+
+    be_quiet(0)
+    import_plugins(plugins)
+    from rllib_mfq.algorithm.averaging import average_checkpoints
+
+    with refusing():
+        average_checkpoints(checkpoints, out)
+    click.echo(f"mean of {len(checkpoints)} checkpoints; play it: rllib evaluate {out}")
 
 
 for command in (arena.render, arena.tournament, arena.plot, reproduce):

@@ -20,6 +20,7 @@ ANY_KEY = "Any config key, dotted if nested; the value is YAML. Repeatable."
 TRUST = "Loading a checkpoint unpickles it: load only checkpoints you trust."
 
 OBSOLETE = yaml.safe_load(Path(__file__).with_name("old_options.yaml").read_text(encoding="utf-8"))
+KEEP = "Keep only the last N, or with --checkpoint-score-attr the N best."
 CHECKPOINTS = {
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
@@ -54,7 +55,7 @@ class Options:
     checkpoint_at_end: bool | None = option(
         "Leave a checkpoint at the end (default).", "--checkpoint-at-end/--no-checkpoint-at-end"
     )
-    keep_checkpoints_num: int | None = option("Keep only the N best.", type=click.IntRange(1))
+    keep_checkpoints_num: int | None = option(KEEP, type=click.IntRange(1))
     checkpoint_score_attr: str | None = option("Result that ranks checkpoints; min-X: least first.")
     storage_path: str | None = option(
         "Folder or URI for results and checkpoints.", "--storage-path", "--local-dir"

@@ -10,10 +10,11 @@ import pytest
 from test_readme import PAGES
 
 import rllib_mfq
+from rllib_mfq.algorithm import averaging
 from rllib_mfq.algorithm.settings import DEFAULTS, SETTINGS, MFQSettings
 from rllib_mfq.mean_field import network, objective, table
 
-MODULES = {module.__name__: module for module in (network, objective, table)}
+MODULES = {module.__name__: module for module in (averaging, network, objective, table)}
 
 
 def shown():
@@ -51,7 +52,9 @@ def parameters(thing):
     except (TypeError, ValueError):
         return []
     varying = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in found if p.name not in ("self", "cls") and p.kind not in varying]
+    # Ray adds a parameter of its own to the methods of a class that became an actor.
+    hidden = ("self", "cls", "_ray_trace_ctx")
+    return [p.name for p in found if p.name not in hidden and p.kind not in varying]
 
 
 def code(thing):
