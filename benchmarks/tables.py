@@ -148,7 +148,9 @@ def battle() -> Iterator[Row]:
         rates = cross_play(played, method, other)
         yield {
             "Method": name,
-            "Against random, each seed": _each(rows[method], "win_rate_random"),
+            "Against random, worst seed": _number(
+                min(float(row["win_rate_random"]) for row in rows[method])
+            ),
             "Against the other, each seed": ", ".join(map(_number, rates.mean(axis=1))),
             "Mean, 95 % interval over seeds of both": "{:.2f} ± {:.2f}".format(*over_seeds(rates)),
             "Minutes a seed on 1 core": f"{_mean(rows[method], 'seconds') / 60:.1f}",

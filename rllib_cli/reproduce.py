@@ -37,11 +37,11 @@ def _even(context: click.Context, option: click.Parameter, value: int) -> int:
 MATCHES = option(
     "--matches",
     type=IntRange(2),
-    default=50,
+    default=10,
     callback=_even,
-    help="Matches of every pair (50); even.",
+    help="Matches of every pair (10); even.",
 )
-FIRST_STEPS = option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
+FIRST_STEPS = option("--random-steps", type=IntRange(0), default=3, help=f"{RANDOM_STEPS} (3)")
 ROWS = option("--rows", type=IntRange(1), help="Rows that each seed trains on (6 million).")
 
 
@@ -101,7 +101,7 @@ def gaussian_squeeze(out: Path, agents: Sequence[int], **given: Any) -> None:
 @reproduce.command()
 @PROCESSES
 @OUT
-@option("--seeds", type=IntRange(2), default=5, help="How many runs of everything (5).")
+@option("--seeds", type=IntRange(2), default=10, help="How many runs of everything (10).")
 @MATCHES
 @FIRST_STEPS
 @ROWS
