@@ -17,10 +17,10 @@ from rllib_cli.experiments import BadInput, Experiment, parse_mapping, set_value
 Command = Callable[..., None]
 FILE = click.Path(dir_okay=False, path_type=Path)
 ANY_KEY = "Any config key, dotted if nested; the value is YAML. Repeatable."
+KEEP = "Keep only the last N, or with --checkpoint-score-attr the N best."
 TRUST = "Loading a checkpoint unpickles it: load only checkpoints you trust."
 
 OBSOLETE = yaml.safe_load(Path(__file__).with_name("old_options.yaml").read_text(encoding="utf-8"))
-KEEP = "Keep only the last N, or with --checkpoint-score-attr the N best."
 CHECKPOINTS = {
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
