@@ -15,6 +15,9 @@ from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.arena.tournament import play_tournament
 from rllib_mfq.population.population import Group
 
+pytestmark = pytest.mark.usefixtures(
+    "ray_session"
+)  # else `rllib evaluate` starts one and leaves it
 SMALL = {"map_size": 12, "max_cycles": 20}
 AGENTS = ("battle-iql", "battle-iql-0.1", "battle-mfq", "battle-mfq-0.1")
 

@@ -1,4 +1,4 @@
-"""The mean of several checkpoints' networks, which often plays better than any of them."""
+"""The mean of several checkpoints' networks, which can play better than each of them."""
 
 import shutil
 from collections.abc import Sequence
