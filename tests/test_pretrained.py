@@ -15,9 +15,8 @@ from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.arena.tournament import play_tournament
 from rllib_mfq.population.population import Group
 
-pytestmark = pytest.mark.usefixtures(
-    "ray_session"
-)  # else `rllib evaluate` starts one and leaves it
+# Without it `rllib evaluate` starts Ray here, and leaves it to the files that come after.
+pytestmark = pytest.mark.usefixtures("ray_session")
 SMALL = {"map_size": 12, "max_cycles": 20}
 AGENTS = ("battle-iql", "battle-iql-0.1", "battle-mfq", "battle-mfq-0.1")
 
