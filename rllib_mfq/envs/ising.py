@@ -128,7 +128,8 @@ class IsingPopulation(Population):
     def field(self) -> Array:
         """`[L, L]`: the sum of the four spins around each site."""
         around = self._spins.ravel()[self._edges[:, 1]].reshape(4, self.size, self.size)
-        return around.sum(axis=0, dtype=np.int8)  # an eighth of four rolls' time
+        total: Array = around.sum(axis=0, dtype=np.int8)  # an eighth of four rolls' time
+        return total
 
     def _measure(self) -> tuple[float, float]:
         """Order parameter and energy of the spins as they are."""
