@@ -219,15 +219,15 @@ def plot_phases(rows: Sequence[Mapping[str, Any]]) -> Figure:
     line = np.linspace(min(temperatures), max(temperatures), 1000)
     axes.plot(line, exact_magnetization(line), color="0.4", label="exact, infinite lattice")
     methods = grouped(rows, lambda row: row["method"])
-    styles = zip(cycle(MARKERS), cycle(COLORS), strict=False)
-    for (method, mine), (marker, color) in zip(methods.items(), styles, strict=False):
+    # The second one is small, and on top: what has learned well lies under what it has learned.
+    styles = zip(cycle(MARKERS), cycle(COLORS), cycle((10, 4)), strict=False)
+    for (method, mine), (marker, color, size) in zip(methods.items(), styles, strict=False):
         here = grouped(mine, lambda row: float(row["temperature"]))
         at = sorted(here)
         orders = [np.array([float(row["order_parameter"]) for row in here[t]]) for t in at]
         mean, half = np.array([t_interval(values) for values in orders]).T
-        axes.errorbar(
-            at, mean, np.nan_to_num(half), fmt=marker, color=color, capsize=3, label=method
-        )
+        look: dict[str, Any] = {"fmt": marker, "color": color, "markersize": size, "capsize": 3}
+        axes.errorbar(at, mean, np.nan_to_num(half), label=method, **look)
     axes.set_ylim(-0.03, 1.03)
     axes.legend(title="mean and 95 % interval over seeds", frameon=False)
     return figure
