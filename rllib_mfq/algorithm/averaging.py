@@ -12,7 +12,7 @@ from rllib_mfq.algorithm.checkpoint import (
     NETWORK,
     check_checkpoint,
     find_modules,
-    load_modules,
+    load_modules_like,
 )
 from rllib_mfq.algorithm.checksums import check_files, write_checksums
 from rllib_mfq.algorithm.network_file import write_network
@@ -48,19 +48,10 @@ def average_checkpoints(checkpoints: Sequence[str | Path], folder: str | Path) -
         check_files(path)
     *others, last = paths
     whole = {name: _whole(last, name, place) for name, place in find_modules(last).items()}
-    loaded = [(path, load_modules(path)) for path in others]
-    for path, modules in loaded:
-        if modules.keys() != whole.keys():
-            there = f"{path} has the modules {sorted(modules)}"
-            raise ValueError(f"{there}; {last} has {sorted(whole)}.")
-        for name, module in whole.items():
-            try:
-                module.check_state(modules[name].get_state())
-            except ValueError as error:
-                raise ValueError(f"{path} and {last}, {name!r}: {error}") from None
+    loaded = [load_modules_like(path, whole, f"'{last}'") for path in others]
     shutil.copytree(last, folder)
     for name, module in whole.items():
-        networks = [modules[name].q_net for _, modules in loaded]
+        networks = [modules[name].q_net for modules in loaded]
         with torch.no_grad():
             for key, weight in module.q_net.named_parameters():
                 same = [weight, *(network.get_parameter(key) for network in networks)]

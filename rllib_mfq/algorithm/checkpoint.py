@@ -86,6 +86,23 @@ def load_modules(spec: str | Path) -> dict[str, RLModule]:
     return {name: _load_module(folder) for name, folder in find_modules(spec).items()}
 
 
+def load_modules_like(path: Path, mine: Mapping[str, Any], owner: str) -> dict[str, RLModule]:
+    """The modules of a checkpoint, which must have the names and shapes of `mine`.
+
+    Raises a ValueError that says what differs from those of the `owner`, or which file is damaged.
+    """
+    modules = load_modules(path)
+    if set(modules) != set(mine):
+        text = f"has the modules {sorted(modules)}; {owner} has {sorted(mine)}"
+        raise ValueError(f"checkpoint '{path}' {text}.")
+    for module_id, module in sorted(modules.items()):
+        try:
+            mine[module_id].unwrapped().check_state(module.get_state())
+        except ValueError as error:
+            raise ValueError(f"checkpoint '{path}', {module_id!r}: {error}") from None
+    return modules
+
+
 def _load_module(folder: Path) -> RLModule:
     file = folder / NETWORK
     if file.is_file():
@@ -191,20 +208,12 @@ def check_restorable(path: Path, mine: Mapping[str, Any], settings: Mapping[str,
     if not (path / MODULES).is_dir():
         raise ValueError(f"'{path}' is not the folder of an algorithm's checkpoint.")
     check_files(path)
-    modules = load_modules(path)
-    if set(modules) != set(mine):
-        text = f"has the modules {sorted(modules)}; this algorithm has {sorted(mine)}"
-        raise ValueError(f"checkpoint '{path}' {text}.")
+    load_modules_like(path, mine, "this algorithm")
     saved = saved_settings(path)
     for key in ("replay_capacity", "replay_obs_dtype"):
         if saved.get("store_replay_in_checkpoints") and saved[key] != settings[key]:
             theirs = f"the memory in checkpoint '{path}' has {saved[key]!r}"
             raise ValueError(f"{key} is {settings[key]!r}, but {theirs}; use the same.")
-    for module_id, module in sorted(modules.items()):
-        try:
-            mine[module_id].unwrapped().check_state(module.get_state())
-        except ValueError as error:
-            raise ValueError(f"checkpoint '{path}', {module_id!r}: {error}") from None
 
 
 def _is_mfq(config: Any) -> bool:
