@@ -91,6 +91,7 @@ def train_variants(
     """
     (base,) = read_experiments(find_example(example)).values()
     base["stop"] |= stop or {}
+    base["config"]["num_env_runners"] = 0  # a run is one process: `processes` of them are the cores
     for name in variants:
         run = finished(storage / name)
         if run and not run.ended_at(base["stop"]):

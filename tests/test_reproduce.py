@@ -80,16 +80,22 @@ def test_a_crowd_of_another_size_gets_as_many_steps():
     assert (scaled["train_batch_size_per_learner"], scaled["replay_capacity"]) == (10, 30)
 
 
-def test_every_variant_differs_from_the_example_and_not_from_another_variant(tmp_path, monkeypatch):
-    planned = {}
+@pytest.fixture
+def planned(monkeypatch):
+    """The configs of the trials that Tune would run, by variant; nothing is trained."""
+    configs = {}
 
     def plan(experiment, *unused):
         for _, variant in generate_variants({"config": experiment.spec["config"]}):
-            planned[variant["config"][train.VARIANT]] = variant["config"]
+            configs[variant["config"][train.VARIANT]] = variant["config"]
 
     monkeypatch.setattr(train, "_tune", plan)
     monkeypatch.setattr(train, "start_ray", lambda options: None)
     monkeypatch.setattr(train.ray, "shutdown", lambda: None)  # other tests still need their Ray
+    return configs
+
+
+def test_every_variant_differs_from_the_example_and_not_from_another_variant(tmp_path, planned):
     variants = {"warm": {"temperature": 1.0, "seed": 0}, "cold": {"seed": 1}}
     with pytest.raises(BadInput, match="warm, cold"):  # nothing was trained
         train.train_variants("ising", variants, tmp_path / "runs")
@@ -98,6 +104,15 @@ def test_every_variant_differs_from_the_example_and_not_from_another_variant(tmp
     example = train.read_experiments(train.find_example("ising"))
     (config,) = (each["config"] for each in example.values())
     assert planned["cold"]["temperature"] == config["temperature"]
+
+
+def test_a_run_is_one_process_also_where_the_example_has_a_runner(tmp_path, planned):
+    """With a runner each, one run at a time would wait for a second core for ever."""
+    (example,) = train.read_experiments(train.find_example("adversarial_pursuit")).values()
+    assert example["config"]["num_env_runners"] == 1
+    with pytest.raises(BadInput, match="cold"):
+        train.train_variants("adversarial_pursuit", {"cold": {"seed": 1}}, tmp_path / "runs")
+    assert planned["cold"]["num_env_runners"] == 0
 
 
 @pytest.mark.parametrize(
