@@ -210,6 +210,8 @@ def test_every_seed_plays_every_side_against_independent_learners(build, tmp_pat
         "neighborhood": "none",
         "seed": 1,
         "temperature": [[0, 0.5], [500, 0.05]],
+        "evaluation_interval": None,  # all are compared once they are trained
+        "evaluation_opponents": {},
     }
     lines = magent2.summary(rows)
     assert len(lines) == 3 * 4

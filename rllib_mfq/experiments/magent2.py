@@ -56,7 +56,7 @@ def reproduce(
     found: list[dict[str, Any]] = []
     for name, example in examples.items():
         config, stop = example["config"], {AGENT_STEPS: float(example["stop"][AGENT_STEPS])}
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {"evaluation_interval": None, "evaluation_opponents": {}}
         if rows is not None:
             share = rows / stop[AGENT_STEPS]
             stop = {AGENT_STEPS: float(rows)}
