@@ -28,6 +28,8 @@ from rllib_mfq.arena.statistics import grouped, over_seeds
 from rllib_mfq.envs.gaussian_squeeze import optimum
 from rllib_mfq.experiments.battle import cross_play, read
 from rllib_mfq.experiments.ising import crossings, largest_difference, summary
+from rllib_mfq.experiments.magent2 import IQL
+from rllib_mfq.experiments.magent2 import summary as returns
 
 Row = dict[str, str]
 
@@ -176,6 +178,20 @@ def _variations(recorded: str) -> Iterator[Row]:
             **{f"Mean against {c}": _number(_mean(rows, f"win_rate_{c}")) for c in columns},
             "Minutes a seed": f"{_mean(rows, 'seconds') / 60:.1f}",
         }
+
+
+def magent2() -> Iterator[Row]:
+    """MAgent2 beyond battle: returns of independent learners, and what mean fields add to them."""
+    recorded = _rows("magent2")
+    rows = {env: _mean(found, "agent_steps") for env, found in _by("env", recorded).items()}
+    for side in grouped(
+        returns(recorded), lambda line: (line["environment"], line["side"])
+    ).values():
+        line = {"Environment": f"`{side[0]['environment']}`", "Side": side[0]["side"]}
+        line["Rows"] = f"{rows[side[0]['environment']] / 1e6:.1f} M"
+        line["Return of IQL"] = next(each["return"] for each in side if each["method"] == IQL)
+        leads = {each["method"]: each["lead over IQL"] for each in side}
+        yield line | {f"Lead of {method}": lead for method, lead in leads.items() if lead}
 
 
 def agents() -> Iterator[Row]:

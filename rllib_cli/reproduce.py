@@ -155,7 +155,7 @@ def sweep(out: Path, **given: Any) -> None:
 @OUT
 @option("--env", "envs", multiple=True, type=click.Choice(MAGENT2), help="Repeatable; all five.")
 @option("--seeds", type=IntRange(2), default=5, help="How many runs of everything (5).")
-@option("--episodes", type=IntRange(1), default=20, help="That each seed plays per side (20).")
+@option("--episodes", type=IntRange(1), default=8, help="That each seed plays per side (8).")
 @option("--rows", type=IntRange(1), help="Rows that each run trains on; default: the example's.")
 def magent2(out: Path, envs: Sequence[str], **given: Any) -> None:
     """Three neighbourhoods against independent Q-learning in MAgent2's other environments.

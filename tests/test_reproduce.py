@@ -166,11 +166,11 @@ GATHER = {"env": "gather_v5", "env_config": {"max_cycles": 2}}
 
 def test_every_seed_plays_every_side_against_independent_learners(build, tmp_path):
     """Untrained networks stand for those that a run leaves."""
-    asked = {}
+    asked, runs = {}, {}
 
     def train(example, variants, storage, stop, processes):
         asked[example] = stop, variants
-        runs = {}
+        runs.clear()
         for name, changes in variants.items():
             algo = build(
                 MFQConfig()
@@ -182,7 +182,7 @@ def test_every_seed_plays_every_side_against_independent_learners(build, tmp_pat
             algo.stop()
             result = {"agent_steps_sampled_lifetime": 7, "time_total_s": 1.2}
             runs[name] = Run(result, storage / name, {})
-        return runs
+        return dict(runs)
 
     schedule = [[0, 0.5], [1_000, 0.05]]
     examples = {
@@ -191,7 +191,7 @@ def test_every_seed_plays_every_side_against_independent_learners(build, tmp_pat
             "config": {"env_config": each["env_config"], "temperature": schedule},
             "stop": {"agent_steps_sampled_lifetime": 2_000, "time_total_s": 9},
         }
-        for name, each in {"adversarial_pursuit": PURSUIT, "gather": GATHER}.items()
+        for name, each in {"gather": GATHER, "adversarial_pursuit": PURSUIT}.items()
     }
     for name in examples:  # as where a run is interrupted between two environments
         magent2.reproduce(train, {name: examples[name]}, tmp_path, seeds=2, episodes=3, rows=1_000)
@@ -216,6 +216,14 @@ def test_every_seed_plays_every_side_against_independent_learners(build, tmp_pat
     lines = magent2.summary(rows)
     assert len(lines) == 3 * 4
     assert all(bool(line["lead over IQL"]) == (line["method"] != "IQL") for line in lines)
+
+    # A method that has learned the same as independent learners leads them by nothing at all.
+    same = {name: run for name, run in runs.items() if name.startswith("IQL")}
+    same |= {f"twin-{seed}": runs[f"IQL-{seed}"] for seed in range(2)}
+    measured = magent2._measure("x", PURSUIT["env"], PURSUIT["env_config"], same, 3)
+    assert len({row["return"] for row in measured}) == 4  # two sides, two seeds
+    twins = [row for row in magent2.summary(measured) if row["method"] == "twin"]
+    assert [row["lead over IQL"] for row in twins] == ["0.0 ± 0.0"] * 2
 
 
 def test_a_lead_is_over_the_seeds_of_independent_learners():

@@ -34,7 +34,7 @@ def reproduce(
     examples: Mapping[str, Mapping[str, Any]],
     out: Path,
     seeds: int = 5,
-    episodes: int = 4,
+    episodes: int = 8,
     rows: int | None = None,
     processes: int = 2,
 ) -> list[dict[str, Any]]:
@@ -48,8 +48,8 @@ def reproduce(
         examples: by name, with their `config` and `stop`.
         out: folder of the figures and, in `runs/magent2`, of the runs.
         seeds: how many runs of each method and environment.
-        episodes: that each seed plays on each side, against the seeds of independent learners in
-            turn.
+        episodes: that each seed plays on each side, against the other seeds of independent
+            learners in turn.
         rows: that each run trains on; by default the example's. Schedules are stretched.
         processes: that train at a time.
     """
@@ -104,7 +104,7 @@ def sides(groups: Sequence[str]) -> list[list[str]]:
 
 def _interval(values: Any) -> str:
     mean, half = t_interval(np.asarray(values, float))
-    return f"{mean:.1f}" if np.isnan(half) else f"{mean:.1f} ± {half:.1f}"
+    return f"{mean:z.1f}" if np.isnan(half) else f"{mean:z.1f} ± {half:.1f}"
 
 
 def _measure(
@@ -124,10 +124,11 @@ def _measure(
     rows = []
     for run in runs:
         method, _, seed = run.rpartition("-")
+        # None plays itself. Nor does a seed of MFQ play the learner of its number, so that the
+        # seeds of all methods that are compared play the same matches.
+        rivals = [other for other in others if not other.endswith(f"-{seed}")] or others
         for side in sides(list(groups)):
             returns = []
-            # No run plays against itself, except where there is nobody else.
-            rivals = [other for other in others if other != run] or others
             for number, rival in enumerate(rivals):
                 share = len(range(number, episodes, len(rivals)))
                 if not share:
