@@ -13,9 +13,9 @@ from rllib_mfq.population.battle_scripts import SCRIPTS
 AGENTS = [f"{PREFIX}battle-mfq", f"{PREFIX}battle-iql"]
 OPPONENTS = [RANDOM, *SCRIPTS, f"{PREFIX}battle-mfq-0.1", f"{PREFIX}battle-iql-0.1"]
 FIELDS = {
-    (40, 400, 0): 20,
+    (40, 400, 0): 100,
     (40, 300, 0): 20,
-    (45, 400, 0): 20,
+    (45, 400, 0): 100,
     (45, 300, 0): 20,
     (40, 400, 3): 40,
     (100, 400, 3): 4,
