@@ -111,9 +111,8 @@ def train_variants(
         start_ray(options)
         click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
         try:
-            _tune(
-                _side_by_side(storage.name, experiment, missing), experiment["run"], [VARIANT], []
-            )
+            trials = _side_by_side(storage.name, experiment, missing)
+            _tune(trials, experiment["run"], [VARIANT], [])
         finally:
             ray.shutdown()
     runs = {name: run for name in variants if (run := finished(storage / name))}
