@@ -161,16 +161,7 @@ def battle() -> Iterator[Row]:
 
 def variations() -> Iterator[Row]:
     """What else was tried: win rates against independent learners and others, over seeds."""
-    yield from _variations("battle_variations")
-
-
-def variations_0_1() -> Iterator[Row]:
-    """What was tried with the networks of version 0.1."""
-    yield from _variations("battle_variations_0.1")
-
-
-def _variations(recorded: str) -> Iterator[Row]:
-    for name, rows in _by("method", _rows(recorded)).items():
+    for name, rows in _by("method", _rows("battle_variations")).items():
         columns = [c.removeprefix("win_rate_") for c in rows[0] if c.startswith("win_rate_")]
         yield {
             "Change": "none" if name == "mfq" else name,
