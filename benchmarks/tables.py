@@ -173,16 +173,19 @@ def variations() -> Iterator[Row]:
 
 def magent2() -> Iterator[Row]:
     """MAgent2 beyond battle: returns of independent learners, and what mean fields add to them."""
-    recorded = _rows("magent2")
-    rows = {env: _mean(found, "agent_steps") for env, found in _by("env", recorded).items()}
-    for side in grouped(
-        returns(recorded), lambda line: (line["environment"], line["side"])
-    ).values():
-        line = {"Environment": f"`{side[0]['environment']}`", "Side": side[0]["side"]}
-        line["Rows"] = f"{rows[side[0]['environment']] / 1e6:.1f} M"
-        line["Return of IQL"] = next(each["return"] for each in side if each["method"] == IQL)
-        leads = {each["method"]: each["lead over IQL"] for each in side}
-        yield line | {f"Lead of {method}": lead for method, lead in leads.items() if lead}
+    for env, recorded in _by("env", _rows("magent2")).items():
+        rows = f"{_mean(recorded, 'agent_steps') / 1e6:.1f} M"
+        for side, lines in _by("side", returns(recorded)).items():
+            of = {line["method"]: line for line in lines}
+            iql = of.pop(IQL)["return"]
+            leads = {f"Lead of {method}": line["lead over IQL"] for method, line in of.items()}
+            yield {
+                "Environment": f"`{env}`",
+                "Side": side,
+                "Rows": rows,
+                "Return of IQL": iql,
+                **leads,
+            }
 
 
 def agents() -> Iterator[Row]:
