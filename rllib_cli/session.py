@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import click
@@ -19,6 +20,7 @@ from ray.tune.schedulers import TrialScheduler
 from rllib_cli.experiments import BadInput, refusing
 from rllib_cli.options import Options, cluster
 from rllib_cli.plugins import for_workers
+from rllib_cli.validation import Checked, plain_configs
 
 
 def be_quiet(verbose: int) -> None:
@@ -61,6 +63,26 @@ def start_ray(options: Options) -> None:
         )
 
 
+def check_resources(checked: Mapping[str, Checked], options: Options) -> None:
+    """Refuses a trial that needs more than this machine has: Tune would wait for ever."""
+    have = ray.cluster_resources()
+    for name, each in checked.items():
+        plain = plain_configs(each.experiment["config"])[0]
+        request = each.experiment["run"].default_resource_request(plain)
+        for kind, needed in (request.required_resources if request else {}).items():
+            if needed <= have.get(kind, 0):
+                continue
+            message = f"{name}: a trial needs {needed:g} {kind}, Ray has {have.get(kind, 0):g}"
+            if cluster(options):  # which may still grow
+                click.echo(f"note: {message} now; it waits for more.", file=sys.stderr)
+            else:
+                ray.shutdown()
+                raise BadInput(
+                    f"{message}; lower num_env_runners or num_learners, or give "
+                    f"--ray-num-{kind.lower()}s {math.ceil(needed)} to share what there is."
+                )
+
+
 @contextlib.contextmanager
 def kept_errors() -> Iterator[dict[str, Exception]]:
     """Keeps the last error of every trial by its id; Tune has them in files, if they fit."""
@@ -98,6 +120,28 @@ def released_results() -> Iterator[None]:
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def ray_until_signal() -> Iterator[None]:
+    """Shuts Ray down at the end; Ctrl-C and SIGTERM, for which Ray's handler aborts, end it now."""
+    received = signal.SIGINT
+
+    def end(number: int, frame: Any) -> None:
+        nonlocal received
+        received = signal.Signals(number)
+        raise KeyboardInterrupt  # Ray would make one of any other error, too
+
+    handlers = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\nEnded. Runs that have finished are kept; start again.", file=sys.stderr)
+        sys.exit(128 + received)
+    finally:
+        ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class Interrupt(tune.Callback):

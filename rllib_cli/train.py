@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-import ray
 from ray import tune
 from ray.tune.experiment import Experiment as TuneExperiment
 from ray.tune.experiment import Trial
@@ -22,16 +21,24 @@ from ray.tune.utils import flatten_dict
 
 from rllib_cli.experiments import BadInput, Experiment, find_example, read_experiments, refusing
 from rllib_cli.hooks import hooks
-from rllib_cli.options import Options, apply_options, cluster
+from rllib_cli.options import Options, apply_options
 from rllib_cli.plugins import import_plugins
 from rllib_cli.progress import Progress, summary
 from rllib_cli.results import RETURN, is_goal
 from rllib_cli.resume import begin, was_run
 from rllib_cli.rows import Rows, Table
-from rllib_cli.session import Interrupt, be_quiet, kept_errors, released_results, start_ray
+from rllib_cli.session import (
+    Interrupt,
+    be_quiet,
+    check_resources,
+    kept_errors,
+    ray_until_signal,
+    released_results,
+    start_ray,
+)
 from rllib_cli.storage import StoredExperiment, claim, is_local, reason
 from rllib_cli.translation import translate
-from rllib_cli.validation import TUNES, Checked, check, make_scheduler, plain_configs, searched
+from rllib_cli.validation import TUNES, Checked, check, make_scheduler, searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
 from rllib_mfq.experiments.runs import AGENT_STEPS, Run, finished
 from rllib_mfq.mean_field.legal import is_number
@@ -65,7 +72,7 @@ def train(experiments: dict[str, Experiment], options: Options) -> int:
             for notice in begin(plan.name, plan.for_tune, plan.checked, plan.name in resumed):
                 click.echo(f"note: {notice}", file=sys.stderr)
         start_ray(options)
-        _check_resources(checked, options)
+        check_resources(checked, options)
         if options.seed is not None:  # Tune draws its random numbers from these two
             random.seed(options.seed)
             np.random.seed(options.seed)
@@ -106,15 +113,15 @@ def train_variants(
         options = Options(ray_num_cpus=processes, ray_address="local")
         plain = {name: {**base, "config": base["config"] | c} for name, c in missing.items()}
         # What a variant leaves out is as in the example, not as in another variant.
-        experiment = prepare({storage.name: base, **plain}, options)[storage.name].experiment
+        checked = prepare({storage.name: base, **plain}, options)
+        experiment = checked[storage.name].experiment
         experiment["storage_path"] = str(storage.parent)
         start_ray(options)
-        click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
-        try:
+        with ray_until_signal():
+            check_resources(checked, options)
+            click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
             trials = _side_by_side(storage.name, experiment, missing)
             _tune(trials, experiment["run"], [VARIANT], [])
-        finally:
-            ray.shutdown()
     runs = {name: run for name in variants if (run := finished(storage / name))}
     lacking = [name for name in variants if name not in runs]
     if lacking:
@@ -268,26 +275,6 @@ def _wandb(options: Options) -> list[tune.Callback]:
 
     names = {"name": options.wandb_run_name} if options.wandb_run_name else {}
     return [WandbLoggerCallback(options.wandb_project, api_key=options.wandb_key, **names)]
-
-
-def _check_resources(checked: dict[str, Checked], options: Options) -> None:
-    """Refuses a trial that needs more than this machine has: Tune would wait for ever."""
-    have = ray.cluster_resources()
-    for name, each in checked.items():
-        plain = plain_configs(each.experiment["config"])[0]
-        request = each.experiment["run"].default_resource_request(plain)
-        for kind, needed in (request.required_resources if request else {}).items():
-            if needed <= have.get(kind, 0):
-                continue
-            message = f"{name}: a trial needs {needed:g} {kind}, Ray has {have.get(kind, 0):g}"
-            if cluster(options):  # which may still grow
-                click.echo(f"note: {message} now; it waits for more.", file=sys.stderr)
-            else:
-                ray.shutdown()
-                raise BadInput(
-                    f"{message}; lower num_env_runners or num_learners, or give "
-                    f"--ray-num-{kind.lower()}s {math.ceil(needed)} to share what there is."
-                )
 
 
 def _goals(experiment: Experiment) -> dict[str, float]:

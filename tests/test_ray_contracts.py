@@ -884,7 +884,7 @@ def test_tune_flattens_results_with_slashes():
 
 
 def test_an_algorithm_says_what_a_trial_needs_before_there_is_one():
-    # `_check_resources` refuses what this machine cannot run.
+    # `check_resources` refuses what this machine cannot run.
     request = rllib_mfq.MFQ.default_resource_request({"env": "battle_v4", "num_env_runners": 2})
     assert request.required_resources["CPU"] == 3
 

@@ -2,6 +2,9 @@
 
 import csv
 import math
+import os
+import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 from ray.tune.search.variant_generator import generate_variants
 from scipy import stats
+from test_cli import start
 
-from rllib_cli import train
+from rllib_cli import session, train
 from rllib_cli.command import main
 from rllib_cli.experiments import BadInput
 from rllib_cli.reproduce import spread
@@ -91,7 +95,8 @@ def planned(monkeypatch):
 
     monkeypatch.setattr(train, "_tune", plan)
     monkeypatch.setattr(train, "start_ray", lambda options: None)
-    monkeypatch.setattr(train.ray, "shutdown", lambda: None)  # other tests still need their Ray
+    monkeypatch.setattr(session.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)  # other tests still need their Ray
     return configs
 
 
@@ -113,6 +118,31 @@ def test_a_run_is_one_process_also_where_the_example_has_a_runner(tmp_path, plan
     with pytest.raises(BadInput, match="cold"):
         train.train_variants("adversarial_pursuit", {"cold": {"seed": 1}}, tmp_path / "runs")
     assert planned["cold"]["num_env_runners"] == 0
+
+
+def test_runs_that_need_more_than_there_is_are_refused(tmp_path, planned):
+    """They would wait for ever for cores that this machine has not."""
+    with pytest.raises(BadInput, match="needs 3 CPU, Ray has 2"):
+        train.train_variants("ising", {"many": {"num_learners": 2}}, tmp_path / "runs")
+    assert not planned
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_reproduction_in_one_sentence(number, code, tmp_path):
+    process = start("reproduce", "magent2", "--env", "tiger_deer", "--out", tmp_path)
+    try:
+        deadline = time.time() + 120
+        while not list(tmp_path.glob("runs/magent2/tiger_deer/*/params.json")):
+            assert time.time() < deadline and process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code, err
+    assert "Runs that have finished are kept" in err
+    assert "Traceback" not in err and "Fatal" not in err and "Stack trace" not in err
 
 
 @pytest.mark.parametrize(
