@@ -26,7 +26,7 @@ from rllib_cli.reproduce import spread
 from rllib_mfq.algorithm.settings import SETTINGS
 from rllib_mfq.arena.statistics import grouped, over_seeds
 from rllib_mfq.envs.gaussian_squeeze import optimum
-from rllib_mfq.experiments.battle import cross_play, read
+from rllib_mfq.experiments.battle import VARIATIONS, cross_play, read
 from rllib_mfq.experiments.ising import crossings, largest_difference, summary
 from rllib_mfq.experiments.magent2 import IQL
 from rllib_mfq.experiments.magent2 import summary as returns
@@ -161,7 +161,9 @@ def battle() -> Iterator[Row]:
 
 def variations() -> Iterator[Row]:
     """What else was tried: win rates against independent learners and others, over seeds."""
-    for name, rows in _by("method", _rows("battle_variations")).items():
+    order = ["mfq", *VARIATIONS]
+    found = _by("method", _rows("battle_variations"))
+    for name, rows in sorted(found.items(), key=lambda item: order.index(item[0])):
         columns = [c.removeprefix("win_rate_") for c in rows[0] if c.startswith("win_rate_")]
         yield {
             "Change": "none" if name == "mfq" else name,

@@ -7,7 +7,6 @@ python -m benchmarks.tuned_examples battle_small --seeds 0 1 2
 """
 
 import argparse
-import csv
 import tempfile
 from typing import Any
 
@@ -83,9 +82,8 @@ def main() -> None:
         for seed in arguments.seeds:
             with tempfile.TemporaryDirectory() as storage:
                 new = train(example, seed, storage)
-            old = list(csv.DictReader(TABLE.open())) if TABLE.exists() else []
-            kept = [row for row in old if (row["example"], row["seed"]) != (example, str(seed))]
-            write_rows(TABLE, new, before=kept)
+            mine = example, str(seed)
+            write_rows(TABLE, new, lambda row, mine=mine: (row["example"], row["seed"]) != mine)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main() -> None:
 
     \b
     rllib example list
-    rllib train file battle_small.yaml
+    rllib train file tuned_examples/battle_small.yaml
     rllib train --run MFQ --env battle_v4 --stop '{time_total_s: 600}'
     rllib evaluate CHECKPOINT --opponent random
     rllib tournament random CHECKPOINT CHECKPOINT

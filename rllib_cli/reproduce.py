@@ -65,13 +65,15 @@ def ising(out: Path, temperature: Sequence[float], **given: Any) -> None:
     with _into(out):
         from rllib_cli.train import train_variants
         from rllib_mfq.experiments import ising as experiment
+        from rllib_mfq.experiments.runs import read_rows
 
         temperatures = temperature or experiment.TEMPERATURES
         rows = experiment.reproduce(train_variants, out, temperatures=temperatures, **given)
+        file = experiment.file_in(out, given["learner"])
     show_table(experiment.summary(rows))
     for method, crossing in experiment.crossings(rows).items():
         click.echo(f"{method}: order falls through 0.5 at T = {crossing:.3f}")
-    _draw(out / "ising.png", "plot_phases", rows)
+    _draw(file.with_suffix(".png"), "plot_phases", read_rows(file))
 
 
 @reproduce.command("gaussian_squeeze")
@@ -165,10 +167,11 @@ def magent2(out: Path, envs: Sequence[str], **given: Any) -> None:
     with _into(out):
         from rllib_cli.train import train_variants
         from rllib_mfq.experiments import magent2 as experiment
+        from rllib_mfq.experiments.runs import read_rows
 
         examples = {name: _example(name) for name in envs or MAGENT2}
         experiment.reproduce(train_variants, examples, out, **given)
-    show_table(experiment.summary(experiment.read(out)))
+    show_table(experiment.summary(read_rows(out / experiment.FILE)))
 
 
 def _example(name: str) -> dict[str, Any]:

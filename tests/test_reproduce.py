@@ -21,7 +21,7 @@ from rllib_cli.reproduce import spread
 from rllib_mfq import MFQConfig
 from rllib_mfq.arena.statistics import over_seeds
 from rllib_mfq.experiments import battle, gaussian_squeeze, ising, magent2
-from rllib_mfq.experiments.runs import Run
+from rllib_mfq.experiments.runs import Run, read_rows, write_rows
 
 
 def test_the_interval_of_cross_play_by_hand():
@@ -225,7 +225,7 @@ def test_every_seed_plays_every_side_against_independent_learners(build, tmp_pat
     }
     for name in examples:  # as where a run is interrupted between two environments
         magent2.reproduce(train, {name: examples[name]}, tmp_path, seeds=2, episodes=3, rows=1_000)
-    rows = magent2.read(tmp_path)
+    rows = read_rows(tmp_path / magent2.FILE)
     found = {(row["env"], row["side"]) for row in rows}
     assert found == {
         ("adversarial_pursuit", "predator"),
@@ -297,4 +297,15 @@ def test_a_sweep_plays_every_change_against_both_methods_scripts_and_random(tmp_
     assert {row["win_rate_rush"] for row in rows} == {0.75}
     # Two seeds against iql (2), mfq (2), random and four scripts; mfq's own meet once.
     assert played["random_steps"] == 5 and len(played["pairs"]) == 2 * 9 + 2 * 7 + 1
-    assert (tmp_path / "battle_variations.csv").is_file()
+    battle.sweep(train, tmp_path, seeds=2, changes=["priorities"])
+    recorded = [row["method"] for row in read_rows(tmp_path / "battle_variations.csv")]
+    assert recorded == ["dueling"] * 2 + ["mfq"] * 2 + ["priorities"] * 2
+
+
+def test_figures_of_other_runs_stay_in_a_file(tmp_path):
+    file = tmp_path / "x.csv"
+    write_rows(file, [{"name": "a", "value": 1}, {"name": "b", "value": 2}])
+    write_rows(file, [{"name": "b", "value": 3}], keep=lambda row: row["name"] != "b")
+    assert [(row["name"], row["value"]) for row in read_rows(file)] == [("a", "1"), ("b", "3")]
+    write_rows(file, [{"name": "c", "value": 4}])
+    assert [row["name"] for row in read_rows(file)] == ["c"]

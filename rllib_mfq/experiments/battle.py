@@ -109,7 +109,8 @@ def sweep(
     """Trains `VARIATIONS`, and plays each against both `METHODS`, the scripts and random play.
 
     The runs of `METHODS` are those of `reproduce`, where there are such; `changes` names some of
-    the variations, all by default.
+    the variations, all by default. Figures go into `battle_variations.csv`, beside those of other
+    changes that it has already.
     """
     tried = variants_of({name: VARIATIONS[name] for name in changes or VARIATIONS}, seeds)
     variants = variants_of(METHODS, seeds)
@@ -129,7 +130,8 @@ def sweep(
         on_matches=on_matches,
     )
     found = _rows(played.content(), mine, runs, opponents)
-    write_rows(out / "battle_variations.csv", found)
+    fresh = {row["method"] for row in found}
+    write_rows(out / "battle_variations.csv", found, keep=lambda row: row["method"] not in fresh)
     return found
 
 

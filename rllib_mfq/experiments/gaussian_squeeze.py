@@ -75,7 +75,15 @@ def reproduce(
                 "total": round(figures["total"], 1),
             }
             rows.append(row | run.cost())
-    write_rows(out / "gaussian_squeeze.csv", rows)
+    write_rows(
+        out / "gaussian_squeeze.csv",
+        rows,
+        # Of other crowds that are paid by this squeeze.
+        keep=lambda row: (
+            (float(row["mu"]), float(row["sigma"])) == (mu, sigma)
+            and int(row["num_agents"]) not in populations
+        ),
+    )
     return rows
 
 

@@ -84,9 +84,18 @@ def reproduce(
         glauber |= {"exact": exact, "size": size, "learner": "", "q_mse": ""}
         for method, figures in {"MFQ": learned, "Glauber": glauber}.items():
             rows.append({"temperature": temperature, "seed": seed, "method": method} | figures)
-    file = out / ("ising.csv" if learner == "shared-table" else f"ising_{learner}.csv")
-    write_rows(file, rows)
+    write_rows(
+        file_in(out, learner),
+        rows,
+        # Of lattices of this size at other temperatures.
+        keep=lambda row: row["size"] == str(size) and float(row["temperature"]) not in temperatures,
+    )
     return rows
+
+
+def file_in(out: Path, learner: str) -> Path:
+    """Where the figures of a learner are."""
+    return out / ("ising.csv" if learner == "shared-table" else f"ising_{learner}.csv")
 
 
 def effort(temperature: float) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """MAgent2 beyond battle: does a mean field help, and whose?"""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,16 +64,9 @@ def reproduce(
         variants = variants_of(methods, seeds)
         runs = train(name, variants, out / "runs" / "magent2" / name, stop, processes)
         measured = _measure(name, example["env"], config["env_config"], runs, episodes)
-        before = [row for row in read(out) if row["env"] != name]
-        write_rows(out / FILE, measured, before=before)
+        write_rows(out / FILE, measured, keep=lambda row, name=name: row["env"] != name)
         found += measured
     return found
-
-
-def read(out: Path) -> list[dict[str, Any]]:
-    """The rows that `reproduce` left in a folder."""
-    file = out / FILE
-    return list(csv.DictReader(file.open(encoding="utf-8"))) if file.is_file() else []
 
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:

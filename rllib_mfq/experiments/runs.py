@@ -85,13 +85,24 @@ def play(
     return {name: float(np.mean([e.result[name][group] for e in episodes])) for name in names}
 
 
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """The rows that `write_rows` left in a file; none, if there is no such file."""
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def write_rows(
-    file: Path, rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
+    file: Path,
+    rows: Sequence[Mapping[str, Any]],
+    keep: Callable[[Mapping[str, str]], bool] = lambda row: False,
 ) -> None:
     """Writes figures as CSV, with the provenance in every row; all rows have the same keys.
 
-    `before` are rows of an earlier file, provenance included; these come first.
+    Of the rows that the file has already, those that `keep` names stay, before the new ones.
     """
+    before = [row for row in read_rows(file) if keep(row)]
     origin = provenance()
     origin |= origin.pop("versions")
     with replacing(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
