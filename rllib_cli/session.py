@@ -123,8 +123,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def ray_until_signal() -> Iterator[None]:
-    """Shuts Ray down at the end; Ctrl-C and SIGTERM, for which Ray's handler aborts, end it now."""
+def ray_until_signal(options: Options) -> Iterator[None]:
+    """Starts Ray, and shuts it down at the end, which Ctrl-C and SIGTERM make of any moment."""
     received = signal.SIGINT
 
     def end(number: int, frame: Any) -> None:
@@ -132,8 +132,11 @@ def ray_until_signal() -> Iterator[None]:
         received = signal.Signals(number)
         raise KeyboardInterrupt  # Ray would make one of any other error, too
 
-    handlers = {number: signal.signal(number, end) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
+        start_ray(options)
+        for number in SIGNALS:  # after Ray has set its own, which aborts
+            signal.signal(number, end)
         yield
     except KeyboardInterrupt:
         click.echo("\nEnded. Runs that have finished are kept; start again.", file=sys.stderr)

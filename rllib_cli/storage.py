@@ -126,7 +126,7 @@ def claim(name: str, experiment: TuneExperiment) -> Iterator[None]:
             file.seek(0)
             raise BadInput(
                 f"{name}: {file.read().decode()} already trains in {folder}; give this run another "
-                "--experiment-name or --storage-path."
+                "--experiment-name or --storage-path (of `rllib reproduce`, --out)."
             ) from None
         except OSError as error:
             problem = f"nothing can be written in {folder}: {reason(error)}"

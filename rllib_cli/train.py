@@ -40,7 +40,7 @@ from rllib_cli.storage import StoredExperiment, claim, is_local, reason
 from rllib_cli.translation import translate
 from rllib_cli.validation import TUNES, Checked, check, make_scheduler, searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
-from rllib_mfq.experiments.runs import AGENT_STEPS, Run, finished
+from rllib_mfq.experiments.runs import Run, finished
 from rllib_mfq.mean_field.legal import is_number
 
 FAILED = 1  # the exit code if a trial failed; a signal's is higher
@@ -98,29 +98,29 @@ def train_variants(
     """
     (base,) = read_experiments(find_example(example)).values()
     base["stop"] |= stop or {}
+    base["stop"].pop("time_total_s", None)  # so many rows on any machine, however slow it is
     base["config"]["num_env_runners"] = 0  # a run is one process: `processes` of them are the cores
-    for name in variants:
-        run = finished(storage / name)
-        if run and not run.ended_at(base["stop"]):
+    runs = {name: run for name in variants if (run := finished(storage / name))}
+    missing = {name: dict(variants[name]) for name in variants if name not in runs}
+    be_quiet(0)
+    # A Ray of its own, also where RAY_ADDRESS names a cluster: the runs are counted in cores.
+    options = Options(ray_num_cpus=processes, ray_address="local")
+    plain = {name: {**base, "config": base["config"] | variants[name]} for name in variants}
+    checked = prepare({storage.name: base, **plain}, options)
+    default = checked[storage.name].experiment["run"].get_default_config().to_dict()
+    for name, run in runs.items():
+        if differs := run.differs(base["stop"], checked[name].experiment["config"], default):
             raise BadInput(
-                f"the run in {storage / name} did not end at stop {base['stop']}, but after "
-                f"{run.result[AGENT_STEPS]:,} rows; move it away, or ask for a run like that."
+                f"the run in {storage / name} {differs}; move it away, or ask for a run like that."
             )
-    missing = {name: dict(variants[name]) for name in variants if not finished(storage / name)}
     if missing:
-        be_quiet(0)
-        # A Ray of its own, also where RAY_ADDRESS names a cluster: the runs are counted in cores.
-        options = Options(ray_num_cpus=processes, ray_address="local")
-        plain = {name: {**base, "config": base["config"] | c} for name, c in missing.items()}
         # What a variant leaves out is as in the example, not as in another variant.
-        checked = prepare({storage.name: base, **plain}, options)
         experiment = checked[storage.name].experiment
         experiment["storage_path"] = str(storage.parent)
-        start_ray(options)
-        with ray_until_signal():
+        trials = _side_by_side(storage.name, experiment, missing)
+        with claim(storage.name, trials), ray_until_signal(options):
             check_resources(checked, options)
             click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
-            trials = _side_by_side(storage.name, experiment, missing)
             _tune(trials, experiment["run"], [VARIANT], [])
     runs = {name: run for name in variants if (run := finished(storage / name))}
     lacking = [name for name in variants if name not in runs]

@@ -1,6 +1,8 @@
 """Reproductions: their statistics by hand, and a small one from end to end."""
 
 import csv
+import fcntl
+import json
 import math
 import os
 import signal
@@ -94,7 +96,7 @@ def planned(monkeypatch):
             configs[variant["config"][train.VARIANT]] = variant["config"]
 
     monkeypatch.setattr(train, "_tune", plan)
-    monkeypatch.setattr(train, "start_ray", lambda options: None)
+    monkeypatch.setattr(session, "start_ray", lambda options: None)
     monkeypatch.setattr(session.ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(session.ray, "shutdown", lambda: None)  # other tests still need their Ray
     return configs
@@ -125,6 +127,61 @@ def test_runs_that_need_more_than_there_is_are_refused(tmp_path, planned):
     with pytest.raises(BadInput, match="needs 3 CPU, Ray has 2"):
         train.train_variants("ising", {"many": {"num_learners": 2}}, tmp_path / "runs")
     assert not planned
+
+
+def test_a_run_has_its_rows_however_long_they_take(tmp_path, monkeypatch, planned):
+    plan, stops = train._tune, []
+
+    def keep(experiment, *rest):
+        stops.append(experiment.spec["stop"])
+        plan(experiment, *rest)
+
+    monkeypatch.setattr(train, "_tune", keep)
+    stop = {"agent_steps_sampled_lifetime": 7.0}
+    with pytest.raises(BadInput, match="cold"):
+        train.train_variants("tiger_deer", {"cold": {"seed": 1}}, tmp_path / "runs", stop)
+    assert stops == [stop]
+
+
+def test_a_run_that_was_trained_otherwise_is_refused(tmp_path, planned):
+    folder = tmp_path / "runs" / "cold"
+    (folder / "checkpoint_000000").mkdir(parents=True)
+    rows = {"training_iteration": 8, "agent_steps_sampled_lifetime": 9}
+    (folder / "result.json").write_text(json.dumps(rows))
+    variant = {"cold": {"seed": 1, "temperature": 0.5}}
+    for config, words in (
+        ({"temperature": 0.5, "seed": 2}, "seed 2, which is 1 now"),
+        ({"temperature": 0.5, "seed": 1, "lr": 1.0}, "lr 1.0, which is"),
+    ):
+        (folder / "params.json").write_text(json.dumps(example_config("ising") | config))
+        with pytest.raises(BadInput, match=words):
+            train.train_variants("ising", variant, tmp_path / "runs")
+    same = example_config("ising") | variant["cold"] | {"__variant__": "cold"}
+    (folder / "params.json").write_text(json.dumps(same))
+    assert train.train_variants("ising", variant, tmp_path / "runs").keys() == variant.keys()
+    assert not planned
+
+
+def example_config(name):
+    (example,) = train.read_experiments(train.find_example(name)).values()
+    return example["config"] | {"num_env_runners": 0, "env": example["env"]}
+
+
+def test_two_reproductions_do_not_train_in_one_folder(tmp_path, planned):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    with (folder / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match="already trains in"):
+            train.train_variants("ising", {"cold": {"seed": 1}}, folder)
+    assert not planned
+
+
+def test_a_crowd_of_a_few_can_be_trained(tmp_path, planned):
+    (base,) = train.read_experiments(train.find_example("gaussian_squeeze")).values()
+    with pytest.raises(BadInput, match="did not end"):  # nothing was trained
+        gaussian_squeeze.reproduce(train.train_variants, base, tmp_path, [3], seeds=1)
+    assert len(planned) == 4
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -297,7 +354,9 @@ def test_a_sweep_plays_every_change_against_both_methods_scripts_and_random(tmp_
     assert {row["win_rate_rush"] for row in rows} == {0.75}
     # Two seeds against iql (2), mfq (2), random and four scripts; mfq's own meet once.
     assert played["random_steps"] == 5 and len(played["pairs"]) == 2 * 9 + 2 * 7 + 1
-    battle.sweep(train, tmp_path, seeds=2, changes=["priorities"])
+    battle.sweep(train, tmp_path, seeds=2, changes=["LSTM"])  # after three random steps
+    battle.sweep(train, tmp_path, seeds=2, changes=["dueling"], random_steps=5)
+    battle.sweep(train, tmp_path, seeds=2, changes=["priorities"], random_steps=5)
     recorded = [row["method"] for row in read_rows(tmp_path / "battle_variations.csv")]
     assert recorded == ["dueling"] * 2 + ["mfq"] * 2 + ["priorities"] * 2
 

@@ -109,8 +109,8 @@ def sweep(
     """Trains `VARIATIONS`, and plays each against both `METHODS`, the scripts and random play.
 
     The runs of `METHODS` are those of `reproduce`, where there are such; `changes` names some of
-    the variations, all by default. Figures go into `battle_variations.csv`, beside those of other
-    changes that it has already.
+    the variations, all by default. Figures go into `battle_variations.csv`, beside those that it
+    has of other changes, if they are of equally many rows, matches and random steps.
     """
     tried = variants_of({name: VARIATIONS[name] for name in changes or VARIATIONS}, seeds)
     variants = variants_of(METHODS, seeds)
@@ -130,8 +130,17 @@ def sweep(
         on_matches=on_matches,
     )
     found = _rows(played.content(), mine, runs, opponents)
+    # Figures say something beside each other only if they are of equal training and matches.
+    asked = {"rows": rows or "as the example", "matches": matches, "random_steps": random_steps}
+    found = [row | asked for row in found]
     fresh = {row["method"] for row in found}
-    write_rows(out / "battle_variations.csv", found, keep=lambda row: row["method"] not in fresh)
+    write_rows(
+        out / "battle_variations.csv",
+        found,
+        keep=lambda row: (
+            row["method"] not in fresh and all(row.get(k) == str(v) for k, v in asked.items())
+        ),
+    )
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.opponents import load_opponent
 from rllib_mfq.envs.gaussian_squeeze import GaussianSqueezePopulation, optimum
 from rllib_mfq.experiments.runs import AGENT_STEPS, Train, play, write_rows
@@ -93,5 +94,7 @@ def _scaled(config: Mapping[str, Any], share: float, unit: float) -> dict[str, A
     for key, factor in (("temperature", unit), ("shared_exploration", 1.0)):
         scaled[key] = [[steps * share, value * factor] for steps, value in config[key]]
     for key in ("train_batch_size_per_learner", "replay_capacity"):
-        scaled[key] = round(config[key] * share)
+        scaled[key] = max(1, round(config[key] * share))
+    begin = MFQConfig().num_steps_sampled_before_learning_starts
+    scaled["num_steps_sampled_before_learning_starts"] = min(begin, scaled["replay_capacity"])
     return scaled

@@ -1,5 +1,6 @@
 """MAgent2 beyond battle: does a mean field help, and whose?"""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def reproduce(
         variants = variants_of(methods, seeds)
         runs = train(name, variants, out / "runs" / "magent2" / name, stop, processes)
         measured = _measure(name, example["env"], config["env_config"], runs, episodes)
-        write_rows(out / FILE, measured, keep=lambda row, name=name: row["env"] != name)
+        write_rows(out / FILE, measured, keep=functools.partial(_is_of_another, name))
         found += measured
     return found
 
@@ -92,6 +93,10 @@ def sides(groups: Sequence[str]) -> list[list[str]]:
         group: next((s for s in ("red", "blue") if group.startswith(s)), group) for group in groups
     }
     return list(grouped(groups, lambda group: of[group]).values())
+
+
+def _is_of_another(env: str, row: Mapping[str, str]) -> bool:
+    return row["env"] != env
 
 
 def _interval(values: Any) -> str:

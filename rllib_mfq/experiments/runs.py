@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,22 @@ class Run:
     result: dict[str, Any]  # the last results that it reported
     checkpoint: Path  # folder of its last checkpoint
     before: dict[str, Any]  # the results before the last
+    config: dict[str, Any] = field(default_factory=dict)  # of its trial, as Tune wrote it
+
+    def differs(
+        self, stop: Mapping[str, float], config: Mapping[str, Any], default: Mapping[str, Any]
+    ) -> str:
+        """In what the run differs from one that would be trained now; empty if in nothing.
+
+        `default` has what a key of `config` is that the run, or this one, does not name.
+        """
+        if not self.ended_at(stop):
+            return f"did not end at stop {dict(stop)}, but after {self.result[AGENT_STEPS]:,} rows"
+        for key in sorted({*self.config, *config}):
+            was, now = (_plain(each.get(key, default.get(key))) for each in (self.config, config))
+            if was != now and not key.startswith("__"):
+                return f"was trained with {key} {was}, which is {now} now"
+        return ""
 
     def ended_at(self, stop: Mapping[str, float]) -> bool:
         """Whether the run ended where `stop` ends one: at the last results, and not before."""
@@ -73,7 +89,14 @@ def finished(folder: Path) -> Run | None:
         return None
     results = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[-2:]]
     before = results[0] if len(results) > 1 else {}
-    return Run(results[-1], checkpoints[-1], before)
+    params = folder / "params.json"
+    config = json.loads(params.read_text(encoding="utf-8")) if params.is_file() else {}
+    return Run(results[-1], checkpoints[-1], before, config)
+
+
+def _plain(value: Any) -> Any:
+    """A value as it is after it has been written as JSON."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def play(
@@ -105,7 +128,8 @@ def write_rows(
     before = [row for row in read_rows(file) if keep(row)]
     origin = provenance()
     origin |= origin.pop("versions")
+    columns = dict.fromkeys([*rows[0], *origin, *(name for row in before for name in row)])
     with replacing(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*rows[0], *origin], lineterminator="\n")
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*before, *({**row, **origin} for row in rows)])
