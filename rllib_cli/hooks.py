@@ -16,7 +16,7 @@ from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rllib_cli.experiments import BadInput
+from rllib_cli.experiments import BadInput, parse_mapping
 from rllib_cli.options import Play
 from rllib_cli.results import (
     AGENT_STEPS,
@@ -202,6 +202,8 @@ class MFQHooks(Hooks):
     def configure_play(self, config: Any, play: Play) -> None:
         """See `Hooks`; the algorithm plays itself unless an opponent is named."""
         config.evaluation_opponents = {}
+        if "evaluation_random_steps" not in parse_mapping(play.config or "{}", "--config"):
+            config.evaluation_random_steps = 0  # the usual start, whatever the run evaluated
         config.self_play = {"opponent": "latest"}
         if play.env or play.config:
             config.groups = None  # the environment may be another one
@@ -212,8 +214,6 @@ class MFQHooks(Hooks):
             opponent = play.opponent if named else check_checkpoint(play.opponent)
             config.evaluation(evaluation_interval=1, evaluation_duration=1)
             config.evaluation_opponents = {"opponent": opponent}
-        else:
-            config.evaluation_random_steps = 0  # only matches have them
 
     def restore(self, algorithm: Algorithm, path: str) -> None:
         """See `Hooks`; `pretrained:NAME` has one module, which plays all groups."""

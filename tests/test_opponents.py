@@ -2,19 +2,27 @@
 
 from typing import ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from pettingzoo import ParallelEnv
 from ray.rllib.utils import force_list
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from small_battles import SIZE, small_battle
 
+import rllib_mfq
 from rllib_cli.command import main
+from rllib_cli.hooks import MFQHooks
+from rllib_cli.options import Play
 from rllib_mfq import OpponentPolicy, magent2
 from rllib_mfq.algorithm.match import play_episodes
-from rllib_mfq.algorithm.opponents import NAMES, load_opponent
+from rllib_mfq.algorithm.matches import Matches
+from rllib_mfq.algorithm.opponents import NAMES, Opponent, load_opponent
 from rllib_mfq.arena.tournament import play_tournament
 from rllib_mfq.population import battle_scripts
+from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.battle_scripts import ATTACKS, MOVES, SCRIPTS, STAY
 from rllib_mfq.population.player import Scene
 from rllib_mfq.population.sampler import Sampler
@@ -235,6 +243,149 @@ class Unfit(OpponentPolicy):
         return [0] * len(obs)
 
 
+class Silent(OpponentPolicy):
+    """Has no `act`."""
+
+
+class Misplaced(OpponentPolicy):
+    neighborhood = "grup"
+
+    def act(self, obs, mean_actions, action_mask, scene, rng):
+        return np.zeros(len(obs), int)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("Silent", "abstract"), ("Misplaced", "neighborhood is 'grup'.*did you mean 'group'")],
+)
+def test_a_class_that_cannot_play_is_named(name, words):
+    path = f"{__name__}:{name}"
+    with pytest.raises(ValueError, match=f"opponent 'x' is '{path}': .*{words}"):
+        load_opponent("x", path, magent2("battle_v4", **SIZE).groups)
+
+
+class Walkers(ParallelEnv):
+    """Agents that stand on a line; half of their actions are legal, and some enter at step 1."""
+
+    metadata: ClassVar = {"name": "walkers"}
+
+    def __init__(self, groups=("a", "b"), late=False):
+        self.late, self.possible_agents = late, [f"{g}_{i}" for g in groups for i in range(2)]
+
+    def observation_space(self, agent):
+        return gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def action_space(self, agent):
+        return gym.spaces.Discrete(4)
+
+    def positions(self):
+        return {agent: np.array([i, 0.0]) for i, agent in enumerate(self.possible_agents)}
+
+    def told(self):
+        observations = {agent: np.zeros(2, np.float32) for agent in self.agents}
+        return observations, {agent: {"action_mask": np.arange(4) < 2} for agent in self.agents}
+
+    def reset(self, seed=None, options=None):
+        self.steps, self.agents = 0, [] if self.late else [*self.possible_agents]
+        return self.told()
+
+    def step(self, actions):
+        self.steps += 1
+        if self.late and self.steps == 1:
+            self.agents = [*self.possible_agents]
+        observations, infos = self.told()
+        ends, acted = self.steps == 5, dict.fromkeys(actions, 0.0)
+        if ends:
+            self.agents = []
+        return observations, acted, dict.fromkeys(acted, False), dict.fromkeys(acted, ends), infos
+
+
+class Seeing(OpponentPolicy):
+    """Keeps what it sees; draws legal actions, or, if it is told to, an illegal one."""
+
+    seen: ClassVar[list] = []
+    shift = 0
+
+    def act(self, obs, mean_actions, action_mask, scene, rng):
+        self.seen.append((scene.steps.tolist(), scene.to_nearest.tolist()))
+        return rng.integers(0, 2, len(obs)) + self.shift
+
+
+class Illegal(Seeing):
+    shift = 2
+
+
+def walk(name, **arguments):
+    groups = as_population(Walkers(**arguments)).groups
+    one = load_opponent("x", f"{__name__}:{name}", groups).players(torch.Generator())
+    late = [False, arguments.pop("late", False)]  # the second population, if any
+    play_episodes(
+        lambda index: as_population(Walkers(late=late[index], **arguments)),
+        one,
+        2,
+        seed=0,
+        side_by_side=2,
+    )
+
+
+def test_an_action_that_the_mask_forbids_is_one_sentence():
+    walk("Seeing")
+    with pytest.raises(ValueError, match=r"returned action [23] for row 0.*allows \[0, 1\] only"):
+        walk("Illegal")
+
+
+def test_the_nearest_is_not_a_number_where_there_is_nobody():
+    Seeing.seen.clear()
+    walk("Seeing", groups=("a",))
+    assert all(np.isnan(way).all() for _, way in Seeing.seen)
+    Seeing.seen.clear()
+    walk("Seeing", late=True)  # one population is still empty while the other one plays
+    assert {len(way) for _, way in Seeing.seen} == {2, 4}
+    for _, way in Seeing.seen:
+        assert way[:2] in ([[2.0, 0.0], [1.0, 0.0]], [[-1.0, 0.0], [-2.0, 0.0]])
+        assert way in (way[:2], way[:2] * 2)
+
+
+def test_ones_own_draws_from_the_seed_in_a_plain_loop_and_counts_steps_from_zero():
+    env = Walkers()
+    agents = rllib_mfq.load(f"{__name__}:Seeing", env, seed=1)
+    drawn = []
+    for _ in range(2):
+        Seeing.seen.clear()
+        agents.reset(7)
+        told = env.reset()
+        for _ in range(4):
+            observations, infos = told[0], told[-1]
+            drawn.append(tuple(agents.act(observations, infos=infos).values()))
+            told = env.step(dict.fromkeys(env.agents, 0))
+        assert [steps[0] for steps, _ in Seeing.seen[::2]] == [0, 1, 2, 3]
+    assert drawn[:4] == drawn[4:] and len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize(("runners", "duration"), [(1, 20), (2, 10), (3, 10), (4, 20), (10, 10)])
+def test_several_runners_together_play_both_sides_equally_often(runners, duration):
+    """As RLlib divides the matches of an evaluation."""
+    shares = [duration // runners + (i <= duration % runners) for i in range(1, runners + 1)]
+    population = as_population(Walkers())
+    sampler = Sampler(lambda index: population, 1, random_players(population), 0)
+    mine, generator = random_players(population), torch.Generator()
+    groups = population.groups
+    evaluators = [
+        Matches({"x": Opponent("x", groups)}, number=number + 1) for number in range(runners)
+    ]
+    for _ in range(2):  # evaluations
+        played = [
+            episode.custom_data["mine"]
+            for matches, share in zip(evaluators, shares, strict=True)
+            for episode in matches.play(sampler, mine, share, generator, MetricsLogger()).episodes
+        ]
+        assert len(played) == duration and played.count("a") == played.count("b")
+
+
+def random_players(population):
+    return Opponent("random", population.groups).players(torch.Generator())
+
+
 def test_ones_own_by_path_plays_wherever_a_name_does():
     path = f"{__name__}:Kiter"
     agents = {name: name for name in ("random", "still")} | {"mine": path}
@@ -321,6 +472,17 @@ def test_evaluations_begin_at_random_too(build, old):
         for step, moved in Counting.moved.items():
             assert moved == (0 < step <= steps), step
     assert len(returns[0]) <= 2 < len(returns[4])
+
+
+def test_a_checkpoint_is_played_from_the_usual_start_whatever_its_run_evaluated():
+    for opponent in (None, "random"):
+        config = small_battle().evaluation(evaluation_random_steps=3)
+        MFQHooks().configure_play(config, Play(opponent=opponent))
+        assert config.evaluation_random_steps == 0
+    config.evaluation(evaluation_random_steps=2)
+    asked = "{evaluation_random_steps: 2}"
+    MFQHooks().configure_play(config, Play(opponent="random", config=asked))
+    assert config.evaluation_random_steps == 2
 
 
 class Counting(OpponentPolicy):

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from small_battles import memories, same, small_battle, weights
 
 from rllib_cli.hooks import hooks
 from rllib_mfq import MFQ
+from rllib_mfq.algorithm.casting import MINE, OPPONENT, shares_won
 from rllib_mfq.algorithm.self_play import PoolOpponent, TrackedOpponent, self_play_settings
+from rllib_mfq.population.fragment import Episode
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -144,6 +148,29 @@ def test_it_moves_only_after_a_round_that_was_won_and_by_the_formula():
     assert opponent.number == 3 and opponent.opponents == 2
 
 
+def test_it_follows_nobody_where_winning_means_nothing():
+    """Of predators and prey one always earns more, whoever plays it."""
+    with pytest.raises(ValueError, match=r"nobody wins here.*legal are latest, pool"):
+        tracked().end_round([math.nan, math.nan], 0)
+    pool = PoolOpponent({"size": 3, "interval": 100}, 0, 10, lambda: learner(0.0))
+    pool.end_matches({"pool": [math.nan], "random": [math.nan]}, 100)
+    assert pool.figures() == {("opponents",): 2}  # and no win rate
+
+
+def test_a_share_is_known_where_somebody_can_win():
+    def episodes(alike):
+        return [
+            Episode(0, 0, {"predator": 5.0, "prey": -3.0}, alike=alike, custom_data={MINE: mine})
+            for mine in ("predator", "prey")
+        ]
+
+    for alike, expected in ((True, [1.0, 0.0]), (False, [math.nan] * 2)):
+        batch = SimpleNamespace(mine=None, episodes=episodes(alike))
+        for episode in batch.episodes:
+            episode.custom_data[OPPONENT] = "rush"
+        np.testing.assert_equal(shares_won([batch], "pool"), {"pool": [], "rush": expected})
+
+
 def rig(algo, score):
     """Every match ends as `score`, given the learner's group, says."""
     collect = algo._runners.collect
@@ -210,6 +237,23 @@ def test_snapshots_are_taken_at_their_rows_and_bounded_and_draws_are_seeded():
     assert kept[2] == [0, 120] and kept[4] == [0, 120, 200] and kept[-1] == [720, 800, 920]
     assert drawn == play(1)[2] != play(2)[2]
     assert len(set(drawn)) > 3
+
+
+def test_a_pool_goes_on_with_another_interval():
+    def pool(interval):
+        return PoolOpponent({"size": 9, "interval": interval}, 0, 10, lambda: learner(0.0))
+
+    before, after = pool(100), pool(200)
+    for steps in range(100, 1_100, 100):
+        before.end_round([], steps)
+    after.set_state(before.get_state())
+    taken = []
+    for steps in range(1_100, 1_700, 100):
+        count = after.opponents = 1  # so that each one more shows
+        after._snapshots = after._snapshots[:1]
+        after.end_round([], steps)
+        taken += [steps] * (after.opponents > count)
+    assert taken == [1_200, 1_400, 1_600]
 
 
 def test_a_pool_keeps_its_opponent_while_no_match_ends_and_numbers_the_others():

@@ -1,16 +1,21 @@
 """Tournaments: what is counted, how agents are rated, and what is refused."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import shutil
+import signal
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
 from small_battles import SIZE, small_battle
+from test_cli import start
 
 from rllib_cli.command import main
 from rllib_mfq import magent2
@@ -99,7 +104,7 @@ def play_by_hand(first, second, seed):
 
 def test_the_counts_equal_a_loop_over_single_matches(agents, played):
     one, other = agents["net-1"], agents["net-2"]
-    seeds = np.random.SeedSequence(tournament._seed(3, (1, 2))).spawn(3)
+    seeds = np.random.SeedSequence(tournament._seed(3, "net-1", "net-2")).spawn(3)
     wins = losses = draws = wins_first = 0
     kills, returns = [], []
     for mine in (0, 1):  # as the first group, as the second
@@ -136,6 +141,38 @@ def test_a_against_b_is_b_against_a_mirrored(agents):
     turned = play_tournament(two, env_config=LARGER, matches=8, processes=1, pairs=[(1, 0)])
     assert turned.pairs == back.pairs
     assert there.pairs[0].distinct > 2  # or the matches would be copies of each other
+
+
+def test_neither_the_order_nor_the_others_change_a_pair(agents, played):
+    turned = {name: agents[name] for name in reversed(list(agents))}
+    other = play_tournament(turned, env_config=LARGER, matches=6, seed=3, processes=1)
+    of = {frozenset((p.a, p.b)): p for p in played.pairs}
+    for found in other.pairs:
+        before = of[frozenset((found.a, found.b))]
+        expected = dataclasses.asdict(before) if found.a == before.a else mirrored(before)
+        assert found.win_rate == pytest.approx(expected["win_rate"])
+        assert found.returns_a == pytest.approx(expected["returns_a"])
+    two = {name: agents[name] for name in ("net-1", "net-2")}
+    (alone,) = play_tournament(two, env_config=LARGER, matches=6, seed=3, processes=1).pairs
+    assert alone == of[frozenset(("net-1", "net-2"))]
+
+
+def test_processes_that_play_end_with_the_one_that_started_them():
+    process = start("tournament", "random", "hold", "still", "--matches", 200, "--processes", 2)
+    try:
+        found = []
+        deadline = time.time() + 60
+        while len(found) < 2:
+            assert time.time() < deadline and process.poll() is None, process.communicate()
+            time.sleep(0.2)
+            children = psutil.Process(process.pid).children()
+            found = [each for each in children if "spawn_main" in str(each.cmdline())]
+        process.kill()
+        _, alive = psutil.wait_procs(found, timeout=30)
+        assert not alive
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_equal_agents_rate_equal(agents, tmp_path):
@@ -285,7 +322,7 @@ def test_the_command_writes_what_it_shows(agents, tmp_path):
         (["random", "nowhere"], "'nowhere', which is neither one of random, still,"),
         (["random", "NET", "--matches", "3"], "matches is 3; it must be even and at least 2"),
         (["random", "NET", "--matches", "0"], "matches is 0; it must be even and at least 2"),
-        (["random", "NET", "--seed", "-1"], "seed is -1; it must be at least 0"),
+        (["random", "NET", "--seed", "-1"], "-1 is not in the range x>=0"),
         (["random", "NET", "--env", "batle_v4"], "env is 'batle_v4' (did you mean 'battle_v4'?)"),
         (["random", "NET", "--env-config", "{map_sise: 9}"], "did you mean 'map_size'"),
         (["random", "NET", "--env", "CartPole-v1"], "has the groups ['agent']; a match is betw"),

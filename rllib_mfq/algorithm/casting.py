@@ -1,6 +1,7 @@
 """Casting: who plays the two sides of a training match, where `self_play` has `others`."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -100,7 +101,8 @@ def parts_of_runner(
 def shares_won(batches: Iterable[FragmentBatch], trained: str) -> dict[str, list[float]]:
     """The learner's shares of the win in the matches that ended, by the opponent's name.
 
-    `trained` is who played in fragments where the learner has one group throughout.
+    `trained` is who played in fragments where the learner has one group throughout. A share is NaN
+    where winning means nothing, see `Episode.has_winner`.
     """
     won: dict[str, list[float]] = {trained: []}
     for batch in batches:
@@ -108,5 +110,6 @@ def shares_won(batches: Iterable[FragmentBatch], trained: str) -> dict[str, list
             mine = batch.mine or episode.custom_data.get(MINE)
             if mine is not None:
                 who = trained if batch.mine else episode.custom_data[OPPONENT]
-                won.setdefault(who, []).append(episode.shares()[mine])
+                share = episode.shares()[mine] if episode.has_winner else math.nan
+                won.setdefault(who, []).append(share)
     return won

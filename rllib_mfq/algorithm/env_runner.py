@@ -91,6 +91,7 @@ class PopulationRunner(EnvRunner):
         self.matches = Matches(
             {name: load_opponent(name, spec, self.groups) for name, spec in opponents.items()},
             self.config.evaluation_random_steps,
+            self.worker_index,
         )
         self.env = self._sampler.populations[0]
 

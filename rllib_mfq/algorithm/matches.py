@@ -23,6 +23,8 @@ class Matches:
     Args:
         opponents: by their names in the results.
         random_steps: in which both sides play uniform legal actions when a match begins.
+        number: of the runner. Of an odd number of matches, runners that follow on each other give
+            one more to sides in turn, so that all together play both sides equally often.
 
     Attributes:
         opponents: see there.
@@ -30,10 +32,12 @@ class Matches:
             nothing, see `Episode.has_winner`: there a return says something only beside it.
     """
 
-    def __init__(self, opponents: Mapping[str, Opponent], random_steps: int = 0) -> None:
+    def __init__(
+        self, opponents: Mapping[str, Opponent], random_steps: int = 0, number: int = 0
+    ) -> None:
         self.opponents, self._random_steps = opponents, random_steps
         self.baselines: dict[str, dict[str, float]] = {}
-        self._played = 0
+        self._played = number
 
     def play(
         self,

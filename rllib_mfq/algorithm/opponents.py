@@ -98,6 +98,12 @@ def _act(
         raise ValueError(
             f"opponent {name!r} returned actions from {low} to {high}; legal are 0 to {size - 1}."
         )
+    if mask is not None and not (legal := mask[np.arange(len(obs)), actions]).all():
+        row = int(legal.argmin())
+        raise ValueError(
+            f"opponent {name!r} returned action {actions[row]} for row {row}, whose mask allows "
+            f"{np.flatnonzero(mask[row]).tolist()} only."
+        )
     return actions
 
 
@@ -195,8 +201,11 @@ def load_opponent(
     if spec in SCRIPTS or (_is_class_path(spec) and not spec.startswith(PREFIX)):
         policy = _policy_class(name, spec)
         try:
-            return Opponent(name, groups, {group: policy(group, groups) for group in groups})
-        except ValueError as error:
+            policies = {group: policy(group, groups) for group in groups}
+            for each in policies.values():
+                Neighborhood.parse(each.neighborhood)
+            return Opponent(name, groups, policies)
+        except (TypeError, ValueError) as error:  # such as one without `act`
             raise ValueError(f"opponent {name!r} is {spec!r}: {error}") from error
     found = load_modules(spec)
     if not found:

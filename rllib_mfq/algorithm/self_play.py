@@ -1,5 +1,6 @@
 """Self-play: who plays the other side of the battles that the learner learns from."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -132,10 +133,11 @@ class SelfPlay:
         """Decides who plays next.
 
         Args:
-            shares: for every match that ended in this round, the learner's share of the win.
+            shares: for every match that ended in this round, the learner's share of the win; NaN
+                where winning means nothing.
             agent_steps: rows the learner has sampled so far.
         """
-        self._shares += shares
+        self._shares += _known(shares)
 
     def end_matches(self, shares: Mapping[str, Sequence[float]], agent_steps: int) -> None:
         """Ends a round; `shares` are by opponent, its own one under `KIND`, see `end_round`."""
@@ -144,7 +146,7 @@ class SelfPlay:
 
     def _count_others(self, shares: Mapping[str, Sequence[float]]) -> None:
         for name, more in shares.items():
-            self._others.setdefault(name, deque(maxlen=self._window)).extend(more)
+            self._others.setdefault(name, deque(maxlen=self._window)).extend(_known(more))
 
     def for_runners(self) -> dict[str, Any]:
         """The opponent as part of a runner's state."""
@@ -205,6 +207,12 @@ class TrackedOpponent(SelfPlay):
     @override(SelfPlay)
     def end_round(self, shares: Sequence[float], agent_steps: int) -> None:
         super().end_round(shares, agent_steps)
+        if len(_known(shares)) < len(shares):
+            raise ValueError(
+                f"self_play has the opponent {self.KIND!r}, which follows a learner that wins; "
+                "nobody wins here: groups are not alike and there is no score; legal are "
+                f"{', '.join(name for name in KINDS if name != self.KIND)}."
+            )
         if sum(shares) <= len(shares) / 2:
             return
         tau = float(self._settings["tau"])
@@ -241,17 +249,17 @@ class PoolOpponent(SelfPlay):
         self._keep([_copy(self._learner())], 0)
         self.weights = self._snapshots[0]
 
-    def _keep(self, snapshots: list[Weights], intervals: int) -> None:
-        """Keeps the last snapshots; `intervals` is how many have passed."""
-        self._snapshots, self._intervals = snapshots[-int(self._settings["size"]) :], intervals
+    def _keep(self, snapshots: list[Weights], agent_steps: int) -> None:
+        """Keeps the last snapshots, of which the newest was taken after so many rows."""
+        self._snapshots, self._taken = snapshots[-int(self._settings["size"]) :], agent_steps
         self.opponents = len(self._snapshots)
 
     @override(SelfPlay)
     def end_round(self, shares: Sequence[float], agent_steps: int) -> None:
         super().end_round(shares, agent_steps)
-        intervals = agent_steps // int(self._settings["interval"])
-        if intervals > self._intervals:
-            self._keep([*self._snapshots, _copy(self._learner())], intervals)
+        interval = int(self._settings["interval"])
+        if agent_steps // interval > self._taken // interval:
+            self._keep([*self._snapshots, _copy(self._learner())], agent_steps)
         if shares:
             drawn = self._snapshots[self._rng.integers(len(self._snapshots))]
             self.number += drawn is not self.weights
@@ -261,18 +269,25 @@ class PoolOpponent(SelfPlay):
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {
             "snapshots": list(self._snapshots),
-            "intervals": self._intervals,
+            "taken": self._taken,
             "rng": self._rng.bit_generator.state,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         super()._restore(state)
-        self._keep([_copy(weights) for weights in state["snapshots"]], state["intervals"])
+        # Before 0.2 the state had the number of intervals.
+        taken = state.get("taken", state.get("intervals", 0) * int(self._settings["interval"]))
+        self._keep([_copy(weights) for weights in state["snapshots"]], taken)
         self._rng.bit_generator.state = state["rng"]
 
 
 KINDS = {kind.KIND: kind for kind in (SelfPlay, TrackedOpponent, PoolOpponent)}
 """What each opponent that `self_play` may name is made by."""
+
+
+def _known(shares: Sequence[float]) -> list[float]:
+    """Those of matches that somebody could win."""
+    return [share for share in shares if not math.isnan(share)]
 
 
 def _copy(weights: Weights) -> Weights:

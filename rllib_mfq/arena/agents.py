@@ -76,7 +76,8 @@ class Agents:
         self._generator = torch.Generator()
         seed = self._generator.seed() if seed is None else seed
         self._generator.manual_seed(seed)
-        players = load_opponent(agent, agent, self.groups, explore).players(self._generator)
+        self._opponent = load_opponent(agent, agent, self.groups, explore)
+        players = self._opponent.players(self._generator)
         self._reads_rewards = any("previous_rewards" in p.carried for p in players.values())
         self._turns = _Turns(lambda index: self._population, 1, players)
         self.reset(seed)
@@ -89,8 +90,9 @@ class Agents:
         """
         if seed is not None:
             self._generator.manual_seed(seed)
+            self._turns.assign(self._opponent.players(self._generator))  # draw from it, too
         self._env.acting = {}
-        self._turns.sample(num_steps=0, fresh=True, keep=False)
+        self._turns.begin()
 
     def act(
         self,
@@ -143,6 +145,11 @@ class Agents:
 
 class _Turns(Sampler):
     """A sampler of which each turn first takes in what came of the last one."""
+
+    def begin(self) -> None:
+        """Starts anew. Nobody is there yet: who enters at the first turn has not played a step."""
+        self.sample(num_steps=0, fresh=True, keep=False)
+        self._episodes[0].length = -1
 
     def next(self) -> dict[str, Any]:
         """The actions of those who act now, `{group: [n]}` int32."""

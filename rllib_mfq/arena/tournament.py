@@ -5,6 +5,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -130,7 +132,7 @@ def play_tournament(
     maker = cloudpickle.dumps(make)  # other processes do not know the registered environments
     play = functools.partial(_play_half, maker, groups, explore, random_steps, matches // 2)
     halves = {
-        (a, b): functools.partial(play, _seed(seed, (a, b)), specs[a], specs[b])
+        (a, b): functools.partial(play, _seed(seed, names[a], names[b]), specs[a], specs[b])
         for pair in pairs
         for a, b in (pair, pair[::-1])
     }
@@ -144,7 +146,7 @@ def play_tournament(
     if not all(match.has_winner for half in episodes.values() for match in half):
         if anchor:
             place = names.index(anchor)
-            episodes[place, place] = play(_seed(seed, (place, place)), RANDOM, RANDOM)
+            episodes[place, place] = play(_seed(seed, anchor, anchor), RANDOM, RANDOM)
         return Tournament(names, [], {}, _returns(names, episodes), *told)
     counted = [count(names[a], names[b], episodes[a, b], episodes[b, a]) for a, b in pairs]
     ratings = rate(names, counted, anchor)
@@ -214,8 +216,23 @@ def _check_agents(
     return groups
 
 
-def _seed(seed: int, pair: tuple[int, int]) -> int:
-    return int(np.random.SeedSequence([seed, *sorted(pair)]).generate_state(1)[0])
+def _seed(seed: int, *names: str) -> int:
+    """The seed of a pair's matches, whoever else plays and in whatever order."""
+    numbers = sorted(zlib.crc32(name.encode()) for name in names)
+    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0])
+
+
+def _begin_process() -> None:
+    """Lets a process that plays end at Ctrl-C, and with the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it may have more to play
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _played(
@@ -226,8 +243,7 @@ def _played(
         yield from ((half, play()) for half, play in halves.items())
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    die = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C must end a process that has more to play
-    with ProcessPoolExecutor(processes, context, signal.signal, die) as executor:
+    with ProcessPoolExecutor(processes, context, _begin_process) as executor:
         futures = {executor.submit(play): half for half, play in halves.items()}
         try:
             for future in as_completed(futures):

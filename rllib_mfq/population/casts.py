@@ -118,12 +118,14 @@ def _positions(
     player: str, rows: Mapping[tuple[int, str], Rows], which: Sequence[tuple[int, str]]
 ) -> tuple[Array, Array]:
     """`[m]` the population of each agent of some populations' groups, and `[m, d]` where it is."""
-    found = [(index, rows[index, group].positions) for index, group in which]
+    here = [(index, rows[index, group]) for index, group in which]
+    found = [(index, each.positions) for index, each in here if len(each.ids)]
     if any(where is None for _, where in found):
         raise PopulationError(f"{player} plays by positions, but the environment gives none.")
     where = [each for _, each in found if each is not None]
     counts = [len(each) for each in where]
-    return np.repeat([index for index, _ in found], counts), np.concatenate(where)
+    numbers = np.array([index for index, _ in found], np.int64)
+    return np.repeat(numbers, counts), np.concatenate(where) if where else np.zeros((0, 2))
 
 
 def _joined(parts: Sequence[GroupActions]) -> GroupActions:

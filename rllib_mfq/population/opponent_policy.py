@@ -13,8 +13,8 @@ from rllib_mfq.population.population import Array, Group
 class OpponentPolicy(ABC):
     """Plays one group, all agents of all populations at once; derive from it for one of your own.
 
-    One is made for each group that is played. It may keep nothing from step to step that belongs
-    to an agent: the rows of the next call are other agents'.
+    One is made for each group of the environment. It may keep nothing from step to step that
+    belongs to an agent: the rows of the next call are other agents'.
 
     Attributes:
         neighborhood: whom its mean actions average over, as the setting of that name.
