@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from rllib_cli import train
+from rllib_cli import session, train
 from rllib_cli.experiments import BadInput, read_experiments
 from rllib_cli.hooks import MFQHooks, hooks
 from rllib_cli.options import Options, apply_options, cluster
@@ -105,7 +105,8 @@ def test_reproductions_have_a_ray_of_their_own_where_a_cluster_is_named(monkeypa
         asked.append(options)
         raise Started
 
-    monkeypatch.setattr(train, "start_ray", start)
+    monkeypatch.setattr(session, "start_ray", start)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)  # other tests still need their Ray
     with pytest.raises(Started):
         train.train_variants("ising", {"cold": {"seed": 1}}, tmp_path)
     assert cluster(asked[0]) is None and asked[0].ray_num_cpus == 2
@@ -115,6 +116,7 @@ def write_run(folder, rows):
     (folder / "checkpoint_000000").mkdir(parents=True)
     lines = [json.dumps({"agent_steps_sampled_lifetime": n}) for n in rows]
     (folder / "result.json").write_text("\n".join(lines) + "\n")
+    (folder / "params.json").write_text(json.dumps({"env": "ising_v0", "num_env_runners": 0}))
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,8 @@ def test_a_run_of_another_length_is_not_taken_for_one_of_this(tmp_path, monkeypa
     stop = {"agent_steps_sampled_lifetime": 150}
     write_run(tmp_path / "runs" / "cold", rows)
     assert finished(tmp_path / "runs" / "cold").ended_at(stop) is ended
-    monkeypatch.setattr(train, "start_ray", lambda options: pytest.fail("it trained"))
-    base = {"x": {"run": "MFQ", "stop": {}, "config": {}}}
+    monkeypatch.setattr(session, "start_ray", lambda options: pytest.fail("it trained"))
+    base = {"x": {"run": "MFQ", "env": "ising_v0", "stop": {}, "config": {}}}
     monkeypatch.setattr(train, "read_experiments", lambda path: copy.deepcopy(base))
 
     def again():
