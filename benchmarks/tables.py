@@ -22,6 +22,7 @@ from benchmarks.cluster_model import ROW_BYTES, Cost, worst
 from benchmarks.measure import RESULTS, ROOT
 from benchmarks.tuned_examples import FIGURES, TABLE
 from rllib_cli.command import main as command
+from rllib_cli.experiments import read_experiments
 from rllib_cli.reproduce import spread
 from rllib_mfq.algorithm.settings import SETTINGS
 from rllib_mfq.arena.statistics import grouped, over_seeds
@@ -30,6 +31,7 @@ from rllib_mfq.experiments.battle import VARIATIONS, cross_play, read
 from rllib_mfq.experiments.ising import crossings, largest_difference, summary
 from rllib_mfq.experiments.magent2 import IQL
 from rllib_mfq.experiments.magent2 import summary as returns
+from rllib_mfq.experiments.runs import AGENT_STEPS
 
 Row = dict[str, str]
 
@@ -228,6 +230,20 @@ def headers() -> dict[str, str]:
         "win rate against independent Q-learning {:.2f} ± {:.2f} ".format(*over_seeds(rates))
         + f"({rates.shape[0]} x {rates.shape[1]} seeds); results/battle_crossplay.json"
     )
+    for env, rows in _by("env", _rows("magent2")).items():
+        (example,) = read_experiments(ROOT / "tuned_examples" / f"{env}.yaml").values()
+        budget = example["stop"][AGENT_STEPS]
+        # Some are measured against random play already, some at another budget.
+        if env in texts or abs(_mean(rows, "agent_steps") / budget - 1) > 0.1:
+            continue
+        mine = _by("method", rows)["MFQ, group"]  # as the example is
+        lines = _by("method", returns(rows))["MFQ, group"]
+        sides = ", ".join(f"of {line['side']} {line['return']}" for line in lines)
+        rivals = " against independent learners" if len(lines) > 1 else ""
+        texts[env] = (
+            f"return {sides} ({len({row['seed'] for row in mine})} seeds, played greedily{rivals}; "
+            f"{_mean(mine, 'seconds'):.0f} s each; results/magent2.csv)"
+        )
     return texts
 
 
