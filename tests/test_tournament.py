@@ -349,6 +349,19 @@ def test_what_cannot_be_played_is_one_sentence(agents, arguments, words, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plot_of_groups_that_are_unlike_is_one_sentence(tmp_path, monkeypatch):
+    returns = {"deer": {"random": {"hold": 1.0}, "hold": {"random": 2.0}}}
+    played = tournament.Tournament(
+        ["random", "hold"], [], {}, returns, "tiger_deer_v4", {}, 0, 2, False, 0
+    )
+    monkeypatch.setattr(tournament, "play_tournament", lambda *a, **given: played)
+    out, plot = tmp_path / "t.json", tmp_path / "t.png"
+    words = ["tournament", "random", "hold", "--out", str(out), "--plot", str(plot)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2 and "there are no win rates to draw" in result.output
+    assert out.is_file() and not plot.exists()
+
+
 def test_pairs_that_are_none_are_refused(agents):
     for pairs in ([], [(0, 0)], [(0, 3)], [(0, 1), (1, 0)]):
         with pytest.raises(ValueError, match="pairs"):
