@@ -41,7 +41,7 @@ NO_PLOTS = 'needs matplotlib: pip install "rllib_mfq[render]".'
 @argument("opponent", required=False, shell_complete=complete_agent)
 @option("--out", "-o", required=True, type=PATH, help="Write the .gif or .mp4 here.")
 @ENV_CONFIG
-@option("--seed", type=click.IntRange(0), default=0, help="Seed of environment and draws (0).")
+@option("--seed", type=IntRange(0), default=0, help="Seed of environment and draws (0).")
 @PLUGINS
 @EXPLORE
 def render(out: Path, **options: Any) -> None:
@@ -83,7 +83,7 @@ def render(out: Path, **options: Any) -> None:
     shell_complete=complete_env,
 )
 @ENV_CONFIG
-@option("--seed", type=click.IntRange(0), default=0, help="Seed of environments and draws (0).")
+@option("--seed", type=int, default=0, help="Seed of the environments and of random draws.")
 @option("--random-steps", type=IntRange(0), default=0, help=RANDOM_STEPS)
 @option("--processes", type=IntRange(1), help="How many play; default: one per core.")
 @option("--out", "-o", type=PATH, help="Write JSON here.")

@@ -322,7 +322,7 @@ def test_the_command_writes_what_it_shows(agents, tmp_path):
         (["random", "nowhere"], "'nowhere', which is neither one of random, still,"),
         (["random", "NET", "--matches", "3"], "matches is 3; it must be even and at least 2"),
         (["random", "NET", "--matches", "0"], "matches is 0; it must be even and at least 2"),
-        (["random", "NET", "--seed", "-1"], "-1 is not in the range x>=0"),
+        (["random", "NET", "--seed", "-1"], "seed is -1; it must be at least 0"),
         (["random", "NET", "--env", "batle_v4"], "env is 'batle_v4' (did you mean 'battle_v4'?)"),
         (["random", "NET", "--env-config", "{map_sise: 9}"], "did you mean 'map_size'"),
         (["random", "NET", "--env", "CartPole-v1"], "has the groups ['agent']; a match is betw"),
