@@ -16,6 +16,18 @@ from rllib_cli.plugins import import_plugins
 from rllib_cli.session import be_quiet, start_ray
 from rllib_mfq.arena.output import check_output
 
+HERE = {
+    "num_env_runners": 0,
+    "num_envs_per_env_runner": 1,
+    "num_learners": 0,
+    "num_gpus_per_learner": 0,
+    "num_aggregator_actors_per_learner": 0,
+    "evaluation_interval": None,
+    "evaluation_num_env_runners": 0,
+    "evaluation_duration": 1,
+}
+"""One process that plays in one environment, as many episodes as the options say."""
+
 
 def evaluate(checkpoint: str, play: Play) -> None:
     """Plays a checkpoint or `pretrained:NAME` greedily; prints a line per episode and a summary."""
@@ -69,15 +81,18 @@ def evaluate(checkpoint: str, play: Play) -> None:
 
 def _config(saved: AlgorithmConfig, play: Play) -> AlgorithmConfig:
     """The config of a checkpoint, changed so that one process plays in one environment."""
-    config = saved.copy(copy_frozen=False)
-    config.env_runners(num_env_runners=0, num_envs_per_env_runner=1)
-    config.learners(num_learners=0, num_gpus_per_learner=0, num_aggregator_actors_per_learner=0)
-    config.evaluation(evaluation_interval=None, evaluation_num_env_runners=0)
+    config = saved.copy(copy_frozen=False).update_from_dict(HERE)
     config.debugging(seed=play.seed)
     if play.env:
         config.environment(play.env)
     if play.config:
         config.update_from_dict(parse_mapping(play.config, "--config"))
+    for key, value in HERE.items():
+        if (asked := config.get(key)) != value:
+            raise BadInput(
+                f"--config sets {key} to {asked!r}; it must stay {value!r}, for `rllib evaluate` "
+                "plays in one process, as many episodes as --episodes or --steps say."
+            )
     if play.render:
         config.environment(env_config={"render_mode": "human"})
     return config

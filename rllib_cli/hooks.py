@@ -201,8 +201,11 @@ class MFQHooks(Hooks):
 
     def configure_play(self, config: Any, play: Play) -> None:
         """See `Hooks`; the algorithm plays itself unless an opponent is named."""
+        given = parse_mapping(play.config or "{}", "--config")
+        for key in sorted({"evaluation_opponents", "self_play"} & given.keys()):
+            raise BadInput(f"--config has {key}; `rllib evaluate` plays against --opponent alone.")
         config.evaluation_opponents = {}
-        if "evaluation_random_steps" not in parse_mapping(play.config or "{}", "--config"):
+        if "evaluation_random_steps" not in given:
             config.evaluation_random_steps = 0  # the usual start, whatever the run evaluated
         config.self_play = {"opponent": "latest"}
         if play.env or play.config:
