@@ -20,6 +20,9 @@ def play(agent: str, map_size: int, max_cycles: int) -> dict[str, float]:
 
     agents = rllib_mfq.load(agent, env)  # the three lines: load,
     observations, _ = env.reset(seed=0)
+    # MAgent2 counts the teams before it places them: all would play red's first actions.
+    core = env.unwrapped
+    core.team_sizes = [core.env.get_num(handle) for handle in core.handles]
     while env.agents:
         actions = agents.act(observations)  # act, and, before another episode, `agents.reset()`
         observations, rewards, _, _, _ = env.step(actions)

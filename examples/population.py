@@ -3,7 +3,7 @@
     python -m examples.population
 
 A `Population` steps all agents at once, without a loop and without an object per agent, so ten
-thousand of them cost little more than a hundred. `docs/environments.md` has the contract.
+thousand of them cost some 14 times as much as a hundred. `docs/environments.md` has the contract.
 """
 
 import argparse

@@ -142,7 +142,7 @@ def sweep(out: Path, **given: Any) -> None:
 
         for change in given["changes"]:
             if change not in experiment.VARIATIONS:
-                legal = ", ".join(experiment.VARIATIONS)
+                legal = ", ".join(map(repr, experiment.VARIATIONS))
                 raise BadInput(f"--change is {change!r}; legal are {legal}.")
         rows = experiment.sweep(train_variants, out, on_matches=show, **given)
     table = []

@@ -173,11 +173,18 @@ def searched(config: dict[str, Any]) -> list[str]:
     return ["/".join(map(str, path)) for path, _ in _spaces(config, ())]
 
 
-def _check_keys(given: Iterable[str], legal: Collection[str], problem: str) -> None:
+def _check_keys(
+    given: Iterable[str],
+    legal: Collection[str],
+    problem: str,
+    instead: Mapping[str, str] | None = None,  # of some keys, what to say of them
+) -> None:
     """Raises BadInput, which begins with `problem`, unless all given keys are legal."""
     for key in given:
         if key not in legal:
-            raise BadInput(f"{problem} {key!r}{did_you_mean(key, legal)}.")
+            known = (instead or {}).get(key)
+            hint = f"; {known}" if known else did_you_mean(key, legal)
+            raise BadInput(f"{problem} {key!r}{hint}.")
 
 
 def _find_algorithm(name: str, run: Any) -> type[Algorithm]:
@@ -208,7 +215,8 @@ def _known(
     """The keys of a config that have an effect, and notices of those that have none."""
     default = algorithm.get_default_config()
     known = {**vars(default), "train_batch_size_per_learner": default.train_batch_size_per_learner}
-    _check_keys(config, {*known, *SPECIAL}, f"{name}: {algorithm.__name__} has no config key")
+    problem = f"{name}: {algorithm.__name__} has no config key"
+    _check_keys(config, {*known, *SPECIAL}, problem, hooks(algorithm).instead)
     kept, notices = {}, []
     for key, value in config.items():
         if known.get(key) is not None and known[key] == DEPRECATED_VALUE != value:

@@ -13,13 +13,16 @@ import pytest
 import torch
 from ray import cloudpickle, tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 from small_battles import SIZE, memories, small_battle
 
+from rllib_cli.experiments import BadInput
+from rllib_cli.validation import check
 from rllib_mfq import MFQ, Group, MFQConfig, MFQEnvRunner, PopulationError, Rows, magent2
-from rllib_mfq.algorithm.old_names import ATTRIBUTES, OLD_NAMES
+from rllib_mfq.algorithm.old_names import ATTRIBUTES, INSTEAD, OLD_NAMES
 from rllib_mfq.algorithm.settings import SETTINGS
 from rllib_mfq.algorithm.validation import NEW_STACK
 from rllib_mfq.population.magent2 import ENVIRONMENTS, MAgent2Population
@@ -245,6 +248,19 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(key, near):
         lambda: MFQ(config=BATTLE | {key: 1}),
     ):
         refuses(make, sentence)
+
+
+@pytest.mark.parametrize("key", sorted(INSTEAD))
+def test_a_key_of_dqn_is_refused_with_what_to_set_instead(key):
+    assert key in {*vars(DQNConfig()), "num_atoms"} and not hasattr(MFQConfig(), key)
+    refuses(
+        lambda: MFQConfig().update_from_dict({key: 1}),
+        f"MFQ has no config key {key!r}; {INSTEAD[key]}.",
+    )
+    with pytest.raises(TypeError, match=re.escape(f"no argument {key!r}; {INSTEAD[key]}.")):
+        MFQConfig().training(**{key: 1})
+    with pytest.raises(BadInput, match=re.escape(f"MFQ has no config key {key!r}; {INSTEAD[key]}")):
+        check("x", {"run": "MFQ", "stop": {}, "config": {"env": "battle_v4", key: 1}})
 
 
 @pytest.mark.parametrize("key", [5, "_x", "__x", "class", "lambda", "buffer_size"])

@@ -64,7 +64,7 @@ def loop(agents, env, seed, what="observations"):
     agents.reset()
     seen, steps = (env.reset(seed=seed)[0],), []
     if isinstance(core := env.unwrapped, magent_parallel_env):
-        # It counts the teams before it places them, so its first step would move nobody.
+        # It counts the teams before it places them: all would play the first one's actions.
         core.team_sizes = [core.env.get_num(handle) for handle in core.handles]
     while env.agents:
         steps.append(agents.act(*(seen if what == "everything" else seen[:1])))

@@ -27,8 +27,8 @@ MODES = {
 class DictEnv:
     """MAgent2's PettingZoo interface, with its `reset` mended.
 
-    It counts the teams before it places them, so that it hands the first step's actions of an
-    episode to nobody.
+    It counts the teams before it places them, so that all teams read the actions of the first one
+    in the first step of an episode.
     """
 
     def __init__(self, name, **arguments):

@@ -1,6 +1,7 @@
 """Networks by RLlib's keys and of one's own: what is built, and what is refused before work."""
 
 import logging
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -443,3 +444,21 @@ def test_a_setting_without_effect_on_a_network_of_ones_own(
 ):
     config = small_battle().training(**settings).rl_module(model_config=model_config)
     assert sentence in refused(config)
+
+
+def test_a_loss_of_ones_own_is_learned_with_as_the_page_shows_it(build):
+    page = (Path(__file__).parents[1] / "docs" / "networks.md").read_text()
+    code = page.split("## A loss of your own")[1].split("```python\n")[1].split("```")[0]
+    scope = {}
+    exec(code, scope)
+    assert scope["config"].learner_class is scope["SmallValues"]
+    plain, own = (
+        build(small_battle(learner_class=learner).debugging(seed=0))
+        for learner in (None, scope["SmallValues"])
+    )
+    for algo in (plain, own):
+        result = algo.train()
+    figures = result["learners"]["red"]
+    assert 0 < figures["penalty"] < np.inf
+    weights = [algo.get_module("red").q_net.state_dict() for algo in (plain, own)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

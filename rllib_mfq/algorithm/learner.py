@@ -86,6 +86,20 @@ class MFQTorchLearner(TorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: Any, fwd_out: dict[str, Any]
     ) -> Tensor:
+        """The mean squared error of "Algorithm 1", which a subclass may add to or replace.
+
+        Args:
+            module_id: which module learns.
+            config: the module's, such as `config.gamma` and `config.target`.
+            batch: the memory's columns, `[B, ...]` tensors: `obs`, `actions`, `mean_actions`,
+                `rewards`, `terminateds`, `new_obs` and others; of sequences with a network memory.
+            fwd_out: what the module's `forward_train` returns: `q` `[B, A]`, the values that are
+                learned, and `q_target` `[B, A]`, those of the target network after the step; with a
+                network memory also `rows`, the columns of these B steps.
+
+        Returns:
+            The loss, `[]` float.
+        """
         module = self.module[module_id].unwrapped()
         settings = (config.target, config.gamma)
         loss, self._figures[module_id], errors = module_loss(module, batch, fwd_out, *settings)

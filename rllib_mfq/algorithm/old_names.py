@@ -1,6 +1,6 @@
 """Old names: keys of config dicts of earlier RLlib releases, and today's."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ _TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding=
 
 OLD_NAMES: dict[str, str] = _TABLES["renamed"]
 ATTRIBUTES: dict[str, str] = _TABLES["attributes"]
+INSTEAD: dict[str, str] = _TABLES["instead"]
 
 _PUBLIC = {attribute: name for name, attribute in ATTRIBUTES.items() if attribute == f"_{name}"}
 
@@ -20,6 +21,11 @@ _PUBLIC = {attribute: name for name, attribute in ATTRIBUTES.items() if attribut
 def public(config_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The same config dict by the names that RLlib's methods take."""
     return {_PUBLIC.get(key, key): value for key, value in config_dict.items()}
+
+
+def instead_of(name: str, legal: Iterable[str]) -> str:
+    """What to say of a key that MFQ has not: what replaces it, or a similar one that is legal."""
+    return f"; {INSTEAD[name]}" if name in INSTEAD else did_you_mean(name, legal)
 
 
 def is_whole(config_dict: Mapping[str, Any], config: Any) -> bool:
@@ -51,7 +57,7 @@ def attributes(config_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
             continue
         if name not in legal:
             names = [key for key in legal if not key.startswith("_")]
-            raise ValueError(f"MFQ has no config key {name!r}{did_you_mean(text, names)}.")
+            raise ValueError(f"MFQ has no config key {name!r}{instead_of(text, names)}.")
         key = _attribute(text)
         if not whole and key in found and found[key] != value:
             raise ValueError(

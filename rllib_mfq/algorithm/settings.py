@@ -14,8 +14,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
 
 from rllib_mfq.algorithm import setting_types as kinds
+from rllib_mfq.algorithm.old_names import instead_of
 from rllib_mfq.algorithm.self_play import self_play_settings
-from rllib_mfq.mean_field.legal import did_you_mean
 from rllib_mfq.mean_field.neighborhood import Array, GroupActions, Neighborhood
 from rllib_mfq.mean_field.objective import TARGETS, schedule_value
 
@@ -232,7 +232,7 @@ class MFQSettings(AlgorithmConfig):
         legal = {*given, *inspect.signature(getattr(AlgorithmConfig, method)).parameters}
         for name in kwargs:
             if name not in legal:
-                raise TypeError(f"{method}() has no argument {name!r}{did_you_mean(name, legal)}.")
+                raise TypeError(f"{method}() has no argument {name!r}{instead_of(name, legal)}.")
         getattr(super(), method)(**kwargs)
         for name in SETTINGS:
             if given.get(name, NotProvided) is not NotProvided:
