@@ -29,7 +29,7 @@ from rllib_mfq.arena.statistics import grouped, over_seeds
 from rllib_mfq.envs.gaussian_squeeze import optimum
 from rllib_mfq.experiments.battle import VARIATIONS, cross_play, read
 from rllib_mfq.experiments.ising import crossings, largest_difference, summary
-from rllib_mfq.experiments.magent2 import IQL
+from rllib_mfq.experiments.magent2 import GREEDY, IQL
 from rllib_mfq.experiments.magent2 import summary as returns
 from rllib_mfq.experiments.runs import AGENT_STEPS
 
@@ -175,21 +175,32 @@ def variations() -> Iterator[Row]:
         }
 
 
+def self_play() -> Iterator[Row]:
+    """Who was trained against whom: win rates against each other, over seeds of both."""
+    played = _json("battle_self_play")
+    methods = list(grouped(played["agents"], lambda name: name.rpartition("-")[0]))
+    names = {"mfq": "itself (no change)", "iql": "itself, independent learners"}
+    for mine in methods:
+        rates = {
+            other: "{:.2f} ± {:.2f}".format(*over_seeds(cross_play(played, mine, other)))
+            for other in methods
+            if other != mine
+        }
+        others = {f"against {names.get(o, o)}": rates.get(o, "") for o in methods}
+        yield {"Trained against": names.get(mine, mine), **others}
+
+
 def magent2() -> Iterator[Row]:
     """MAgent2 beyond battle: returns of independent learners, and what mean fields add to them."""
     for env, recorded in _by("env", _rows("magent2")).items():
         rows = f"{_mean(recorded, 'agent_steps') / 1e6:.1f} M"
-        for side, lines in _by("side", returns(recorded)).items():
+        sides = grouped(returns(recorded), lambda line: (line["play"], line["side"]))
+        for (play, side), lines in sides.items():
             of = {line["method"]: line for line in lines}
             iql = of.pop(IQL)["return"]
             leads = {f"Lead of {method}": line["lead over IQL"] for method, line in of.items()}
-            yield {
-                "Environment": f"`{env}`",
-                "Side": side,
-                "Rows": rows,
-                "Return of IQL": iql,
-                **leads,
-            }
+            name = f"`{env}`" if play == GREEDY else f"`{env}`, {play}"
+            yield {"Environment": name, "Side": side, "Rows": rows, "Return of IQL": iql, **leads}
 
 
 def agents() -> Iterator[Row]:
@@ -237,7 +248,11 @@ def headers() -> dict[str, str]:
         if env in texts or abs(_mean(rows, "agent_steps") / budget - 1) > 0.1:
             continue
         mine = _by("method", rows)["MFQ, group"]  # as the example is
-        lines = _by("method", returns(rows))["MFQ, group"]
+        lines = [
+            line
+            for line in returns(rows)
+            if line["method"] == "MFQ, group" and line["play"] == GREEDY
+        ]
         sides = ", ".join(f"of {line['side']} {line['return']}" for line in lines)
         rivals = " against independent learners" if len(lines) > 1 else ""
         texts[env] = (

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click import IntRange, option
 
-from rllib_cli.arena import NO_PLOTS, PATH, RANDOM_STEPS, matches_bar, show_table
+from rllib_cli.arena import EXPLORE, NO_PLOTS, PATH, RANDOM_STEPS, matches_bar, show_table
 from rllib_cli.experiments import BadInput, find_example, read_experiments, refusing
 
 RUNS = "Folder for figures and pictures; runs go into its runs/ and are not repeated."
@@ -159,6 +159,7 @@ def sweep(out: Path, **given: Any) -> None:
 @option("--seeds", type=IntRange(2), default=5, help="How many runs of everything (5).")
 @option("--episodes", type=IntRange(1), default=8, help="That each seed plays per side (8).")
 @option("--rows", type=IntRange(1), help="Rows that each run trains on; default: the example's.")
+@EXPLORE
 def magent2(out: Path, envs: Sequence[str], **given: Any) -> None:
     """Three neighbourhoods against independent Q-learning in MAgent2's other environments.
 

@@ -301,7 +301,17 @@ def test_every_seed_plays_every_side_against_independent_learners(build, tmp_pat
         "evaluation_opponents": {},
     }
     lines = magent2.summary(rows)
-    assert len(lines) == 3 * 4
+    assert len(lines) == 3 * 4 and {line["play"] for line in lines} == {"greedy"}
+
+    # The same agents draw their actions: further rows, beside those of greedy play.
+    one = {"adversarial_pursuit": examples["adversarial_pursuit"]}
+    magent2.reproduce(train, one, tmp_path, seeds=2, episodes=3, rows=1_000, explore=True)
+    both = read_rows(tmp_path / magent2.FILE)
+    assert [row for row in both if row["play"] == "greedy"] == rows
+    drawn = [row["return"] for row in both if row["play"] == "drawn"]
+    greedy = [row["return"] for row in rows if row["env"] == "adversarial_pursuit"]
+    assert len(drawn) == len(greedy) == 2 * 4 * 2 and drawn != greedy
+    assert len(magent2.summary(both)) == 5 * 4
     assert all(bool(line["lead over IQL"]) == (line["method"] != "IQL") for line in lines)
 
     # A method that has learned the same as independent learners leads them by nothing at all.

@@ -26,6 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
 """What is compared: entries of the config that differ from the example's."""
 
 RANDOM_STEPS = 3  # with which every episode begins, so that greedy play differs
+GREEDY, DRAWN = "greedy", "drawn"  # how agents play
 FILE = "magent2.csv"
 
 
@@ -37,11 +38,12 @@ def reproduce(
     episodes: int = 8,
     rows: int | None = None,
     processes: int = 2,
+    explore: bool = False,
 ) -> list[dict[str, Any]]:
     """Trains every method in every environment, then plays each seed against independent learners.
 
     Figures of an environment are written as soon as it is done, into `magent2.csv`, beside those of
-    other environments; runs that have ended are not repeated.
+    other environments and of the other way to play; runs that have ended are not repeated.
 
     Args:
         train: see there.
@@ -52,7 +54,10 @@ def reproduce(
             learners in turn.
         rows: that each run trains on; by default the example's. Schedules are stretched.
         processes: that train at a time.
+        explore: play as in training at its end, drawing actions from the Boltzmann policies;
+            greedily otherwise.
     """
+    play = DRAWN if explore else GREEDY
     found: list[dict[str, Any]] = []
     for name, example in examples.items():
         config, stop = example["config"], {AGENT_STEPS: float(example["stop"][AGENT_STEPS])}
@@ -64,22 +69,23 @@ def reproduce(
         methods = {method: changes | own for method, own in METHODS.items()}
         variants = variants_of(methods, seeds)
         runs = train(name, variants, out / "runs" / "magent2" / name, stop, processes)
-        measured = _measure(name, example["env"], config["env_config"], runs, episodes)
-        write_rows(out / FILE, measured, keep=functools.partial(_is_of_another, name))
+        measured = _measure(name, example["env"], config["env_config"], runs, episodes, play)
+        write_rows(out / FILE, measured, keep=functools.partial(_is_of_another, (name, play)))
         found += measured
     return found
 
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A line per environment, side and method: return over seeds, and its lead over IQL."""
+    """A line per environment, play, side and method: return over seeds, and its lead over IQL."""
     lines = []
-    for (env, side), part in grouped(rows, lambda row: (row["env"], row["side"])).items():
+    of = grouped(rows, lambda row: (*_measured(row), row["side"]))
+    for (env, play, side), part in of.items():
         returns = {
             method: np.array([float(row["return"]) for row in found])
             for method, found in grouped(part, lambda row: row["method"]).items()
         }
         for method, values in returns.items():
-            line = {"environment": env, "side": side, "method": method}
+            line = {"environment": env, "play": play, "side": side, "method": method}
             line["return"] = _interval(values)
             lead = values - returns[IQL] if len(values) == len(returns[IQL]) else None
             known = method != IQL and lead is not None
@@ -95,8 +101,13 @@ def sides(groups: Sequence[str]) -> list[list[str]]:
     return list(grouped(groups, lambda group: of[group]).values())
 
 
-def _is_of_another(env: str, row: Mapping[str, str]) -> bool:
-    return row["env"] != env
+def _measured(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The environment of a row, and how it was played: greedily, before there was a choice."""
+    return row["env"], row.get("play") or GREEDY
+
+
+def _is_of_another(measured: tuple[str, str], row: Mapping[str, str]) -> bool:
+    return _measured(row) != measured
 
 
 def _interval(values: Any) -> str:
@@ -105,7 +116,12 @@ def _interval(values: Any) -> str:
 
 
 def _measure(
-    name: str, env: str, env_config: Mapping[str, Any], runs: Mapping[str, Run], episodes: int
+    name: str,
+    env: str,
+    env_config: Mapping[str, Any],
+    runs: Mapping[str, Run],
+    episodes: int,
+    play: str = GREEDY,
 ) -> list[dict[str, Any]]:
     """The return of every run as each side; the other sides are independent learners."""
     create = make_creator(env)
@@ -116,7 +132,10 @@ def _measure(
     population = make(0)
     groups = dict(population.groups)
     close(population)
-    agents = {run: load_opponent(run, str(each.checkpoint), groups) for run, each in runs.items()}
+    explore = play == DRAWN
+    agents = {
+        run: load_opponent(run, str(each.checkpoint), groups, explore) for run, each in runs.items()
+    }
     others = [run for run in runs if run.startswith(IQL)]
     rows = []
     for run in runs:
@@ -137,7 +156,12 @@ def _measure(
                 players = {g: (mine if g in side else theirs)[g] for g in groups}
                 played = play_episodes(make, players, share, seed=number, side_by_side=8)
                 returns += [sum(e.returns[g] for g in side) for e in played]
-            row = {"env": name, "side": "+".join(side), "method": method, "seed": int(seed)}
-            row |= {"return": round(float(np.mean(returns)), 2), "episodes": len(returns)}
-            rows.append(row | runs[run].cost())
+            row: dict[str, Any] = {
+                "env": name,
+                "play": play,
+                "side": "+".join(side),
+                "method": method,
+            }
+            row |= {"seed": int(seed), "return": round(float(np.mean(returns)), 2)}
+            rows.append(row | {"episodes": len(returns)} | runs[run].cost())
     return rows
