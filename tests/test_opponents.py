@@ -16,7 +16,7 @@ import rllib_mfq
 from rllib_cli.command import main
 from rllib_cli.hooks import MFQHooks
 from rllib_cli.options import Play
-from rllib_mfq import OpponentPolicy, magent2
+from rllib_mfq import MFQConfig, OpponentPolicy, magent2
 from rllib_mfq.algorithm.match import play_episodes
 from rllib_mfq.algorithm.matches import Matches
 from rllib_mfq.algorithm.opponents import NAMES, Opponent, load_opponent
@@ -377,9 +377,13 @@ def test_several_runners_together_play_both_sides_equally_often(runners, duratio
         played = [
             episode.custom_data["mine"]
             for matches, share in zip(evaluators, shares, strict=True)
-            for episode in matches.play(sampler, mine, share, generator, MetricsLogger()).episodes
+            for episode in matches.play(sampler, mine, share, generator, logger()).episodes
         ]
         assert len(played) == duration and played.count("a") == played.count("b")
+
+
+def logger():
+    return MetricsLogger(stats_cls_lookup=MFQConfig().stats_cls_lookup)
 
 
 def random_players(population):

@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.metrics_logger import DEFAULT_STATS_CLS_LOOKUP
 from ray.util.debug import log_once
 
 from rllib_mfq.algorithm import old_stack, setting_types, validation
 from rllib_mfq.algorithm.class_paths import check_class_paths
 from rllib_mfq.algorithm.env_runner import MFQEnvRunner
-from rllib_mfq.algorithm.figures import ReportingAlgorithm
+from rllib_mfq.algorithm.figures import STATS, ReportingAlgorithm
 from rllib_mfq.algorithm.learner import MFQTorchLearner
 from rllib_mfq.algorithm.old_names import attributes, is_whole, public
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
@@ -57,6 +59,7 @@ class MFQConfig(MFQSettings):
             setattr(self, name, copy.deepcopy(value))
         self.env_runner_cls: type = MFQEnvRunner
         self.policy_mapping_fn = group_mapping
+        self.stats_cls_lookup: dict[str, type] = DEFAULT_STATS_CLS_LOOKUP | STATS
 
     @override(AlgorithmConfig)
     def api_stack(self, *args: Any, **kwargs: Any) -> Self:
@@ -153,11 +156,22 @@ class MFQConfig(MFQSettings):
         return super()._model_config_auto_includes | to_play(vars(self))
 
     @override(AlgorithmConfig)
+    def get_multi_rl_module_spec(self, *args: Any, **kwargs: Any) -> MultiRLModuleSpec:
+        """As RLlib's; a module plays with what the overrides for it say."""
+        found = super().get_multi_rl_module_spec(*args, **kwargs)
+        for module_id in self.algorithm_config_overrides_per_module:
+            if spec := found.rl_module_specs.get(module_id):
+                own = to_play(vars(self.get_config_for_module(module_id)))
+                spec.model_config = {**spec._get_model_config(), **own}
+        return found
+
+    @override(AlgorithmConfig)
     def validate(self) -> None:
         """Checks everything that can be checked without an environment.
 
         Raises a ValueError: one sentence with the key, its value and what would be legal.
         """
+        self.stats_cls_lookup = {**self.stats_cls_lookup, **STATS}  # the user's may lack them
         self._check()
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # else RLlib would warn
         super().validate()

@@ -175,12 +175,11 @@ class PopulationRunner(EnvRunner):
             )
         self._explore = bool(self.config.explore if explore is None else explore)
         self._random_actions = random_actions
-        evaluating = self.config.in_evaluation
         try:
             with self.metrics.log_time(names.SAMPLE_TIMER):
                 fragments = self._play_fragments(num_timesteps, num_episodes, force_reset)
         except Exception as error:
-            if not (evaluating and self.worker_index):
+            if not (self.config.in_evaluation and self.worker_index):
                 raise
             # It would only restart the actor, so `MFQ.evaluate` takes and raises it. Until then
             # RLlib must not ask for the episodes again: they are reported as done.
@@ -189,7 +188,7 @@ class PopulationRunner(EnvRunner):
             nothing = Fragment({}, math.ceil(num_timesteps or 0), {}, [])
             return [FragmentBatch(nothing, self._weights_seq_no)]
         for fragment in fragments.values():
-            if evaluating and not self.matches.opponents:
+            if self.config.in_evaluation and not self.matches.opponents:
                 figures = (episode_figures(e, self.modules) for e in fragment.episodes)
                 log_figures(self.metrics, figures)
             self.num_env_steps_sampled_lifetime += fragment.env_steps
@@ -209,7 +208,8 @@ class PopulationRunner(EnvRunner):
         keep = not self.config.in_evaluation
         if self.matches.opponents:
             assert self._sampler is not None
-            asked = (self._players(), num_episodes or self.num_envs, self._generator)
+            matches = self.num_envs if num_episodes is None else num_episodes
+            asked = (self._players(), matches, self._generator)
             return {None: self.matches.play(self._sampler, *asked, self.metrics)}
         length = self.config.get_rollout_fragment_length(self.worker_index)
         asked_for = num_timesteps or length * self.num_envs

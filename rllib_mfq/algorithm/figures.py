@@ -10,6 +10,7 @@ from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.rllib.utils.metrics.stats.mean import MeanStats
 from ray.tune.result import EPISODE_REWARD_MEAN
 
 from rllib_mfq.population.fragment import Episode, Fragment
@@ -23,6 +24,29 @@ TABLE = ("agent_steps_sampled_lifetime", "agent_steps_per_second", "num_updates"
 Figures = dict[tuple[str, ...], float]
 """Values under metric keys; one whose first name ends in `_min` or `_max` is to be reduced so, any
 other by the mean."""
+
+
+class PooledMean(MeanStats):
+    """The mean of all values that were logged, whoever logged them.
+
+    RLlib's own is the mean of the means of the env runners, also where one of them has played
+    more episodes than another.
+    """
+
+    stats_cls_identifier = "pooled_mean"
+
+    @override(MeanStats)
+    def reduce(self, compile: bool = True) -> Any:
+        if compile:
+            return super().reduce()
+        kept = self.clone()
+        kept.values = list(self.values)
+        self._set_values([])
+        return kept
+
+
+STATS = {PooledMean.stats_cls_identifier: PooledMean}
+"""What MFQ's loggers know beside RLlib's own reductions."""
 
 
 class ReportingAlgorithm(Algorithm):
@@ -145,10 +169,12 @@ def accumulated(results: dict[str, Any], known: Mapping[str, Any]) -> dict[str, 
 
 
 def log_figures(metrics: MetricsLogger, episodes: Iterable[Figures]) -> None:
-    """Logs the figures of evaluated episodes."""
+    """Logs the figures of evaluated episodes; the logger knows `PooledMean`."""
     for figures in episodes:
         for key, value in figures.items():
-            metrics.log_value(key, value, reduce=_reduction(key), window=10_000)
+            reduction = _reduction(key)
+            pooled = PooledMean.stats_cls_identifier if reduction == "mean" else reduction
+            metrics.log_value(key, value, reduce=pooled, window=10_000)
 
 
 def _reduction(key: tuple[str, ...]) -> str:

@@ -13,7 +13,6 @@ import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
-from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils import force_list
 from ray.rllib.utils import metrics as names
 from ray.rllib.utils.annotations import override
@@ -24,20 +23,22 @@ from rllib_mfq.algorithm.checksums import check_files
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.divergence import check_weights
 from rllib_mfq.algorithm.environment import env_creator, probe
+from rllib_mfq.algorithm.evaluation import EvaluatingAlgorithm
 from rllib_mfq.algorithm.fragment_batch import FragmentBatch
 from rllib_mfq.algorithm.learner_memories import LearnerMemories, update
-from rllib_mfq.algorithm.opponents import load_opponent
+from rllib_mfq.algorithm.opponents import check_opponents
 from rllib_mfq.algorithm.replay import check_fits_this_node, trained_modules
 from rllib_mfq.algorithm.roster import modules_of_groups, try_networks
 from rllib_mfq.algorithm.sampling import Runners
 from rllib_mfq.algorithm.self_play import KINDS, Weights, self_play_settings
+from rllib_mfq.population.population import close
 
 logger = logging.getLogger(__name__)
 
 SELF_PLAY = "self_play"
 
 
-class MFQ(figures.ReportingAlgorithm):
+class MFQ(EvaluatingAlgorithm):
     """Mean field Q-learning (Yang et al., ICML 2018, "Algorithm 1").
 
     A training step takes the fragments that are ready, gives each to the memories of one learner,
@@ -61,8 +62,12 @@ class MFQ(figures.ReportingAlgorithm):
         config.resolve_groups(lambda: probe(self.env_creator, config.env_config))
         try_networks(config)
         check_fits_this_node(config)
-        for name, spec in config.opponents.items():
-            load_opponent(name, spec, config.groups or {})
+        if config.opponents:
+            population = probe(self.env_creator, config.env_config)
+            try:
+                check_opponents(config.opponents, population, str(config.env))
+            finally:
+                close(population)
         config.freeze()
         self.config = config
         self._modules = modules_of_groups(config)
@@ -74,8 +79,7 @@ class MFQ(figures.ReportingAlgorithm):
             maxlen=config.metrics_num_episodes_for_smoothing
         )
         self._step_began = time.time()
-        self._latest: dict[str, Any] = {}  # results that are not made in every iteration
-        self._fresh: set[str] = set()  # which of them this iteration makes
+        self._latest, self._fresh = {}, set()
         # As Ray does for actors. With torch's default, all cores, a thread waits for cores that
         # others use: beside one busy process on two cores it is 17 times slower than one thread.
         torch.set_num_threads(max(1, int(config.num_cpus_for_main_process)))
@@ -126,30 +130,6 @@ class MFQ(figures.ReportingAlgorithm):
         )
 
     remove_module = add_policy = remove_policy = add_module
-
-    @override(Algorithm)
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As RLlib's; without `evaluation_interval`, too, it plays as `evaluation_config` says."""
-        if self.eval_env_runner_group is None:  # type: ignore[has-type]
-            # RLlib would let the runner that trains play, which explores and reports no returns.
-            self.eval_env_runner_group = EnvRunnerGroup(
-                env_creator=self.env_creator,
-                default_policy_class=self.get_default_policy_class(self.config),
-                config=self.evaluation_config,
-                logdir=self.logdir,
-            )
-        known = self._latest.get(names.EVALUATION_RESULTS, {})
-        results = figures.accumulated(super().evaluate(*args, **kwargs), known)
-        group = self.eval_env_runner_group
-        if group is not None and group.num_remote_env_runners():
-            for failure in group.foreach_env_runner(
-                lambda r: r.take_failure(), local_env_runner=False
-            ):
-                if failure is not None:
-                    raise failure.error("an env runner that evaluates failed with")
-        self._latest[names.EVALUATION_RESULTS] = figures.keep_known(results, known)
-        self._fresh.add(names.EVALUATION_RESULTS)
-        return results
 
     @override(Algorithm)
     def training_step(self) -> Any:

@@ -48,7 +48,7 @@ def write_network(
         {
             "observation": {"shape": seen.shape, "dtype": str(seen.dtype), **bounds},
             "actions": int(actions.n),
-            "model_config": {k: v for k, v in dict(module.model_config).items() if v is not None},
+            "model_config": dict(module.model_config),
             **about,
         }
     )

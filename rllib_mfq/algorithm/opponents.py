@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rllib_mfq.algorithm.checkpoint import load_modules, saved_play
+from rllib_mfq.algorithm.match import play_step
 from rllib_mfq.algorithm.pretrained import PREFIX
 from rllib_mfq.algorithm.rl_module import MFQTorchRLModule
 from rllib_mfq.mean_field.legal import did_you_mean, find
@@ -16,7 +17,7 @@ from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.battle_scripts import SCRIPTS
 from rllib_mfq.population.opponent_policy import OpponentPolicy
 from rllib_mfq.population.player import Player, Scene
-from rllib_mfq.population.population import Array, Group
+from rllib_mfq.population.population import Array, Group, Population
 
 RANDOM = "random"
 NAMES = (RANDOM, *SCRIPTS)
@@ -178,6 +179,22 @@ def _policy_class(name: str, spec: str) -> type[OpponentPolicy]:
         f"opponent {name!r} is {spec!r}{missing}; a path must name a class that derives from "
         "rllib_mfq.OpponentPolicy."
     )
+
+
+def check_opponents(
+    specs: Mapping[str, str], population: Population, env: str, explore: bool = False
+) -> None:
+    """Raises a ValueError unless each opponent, by its name, can play one step as each group.
+
+    The population stays open; `env` is its name in the sentence.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, spec in specs.items():
+        players = load_opponent(name, spec, population.groups, explore).players(generator)
+        try:
+            play_step(population, players)
+        except Exception as error:
+            raise ValueError(f"opponent {name!r} cannot play {env}: {error}") from error
 
 
 def load_opponent(

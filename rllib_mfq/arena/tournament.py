@@ -21,8 +21,8 @@ from ray.rllib.env.env_context import EnvContext
 
 from rllib_mfq.algorithm.checkpoint import saved_environment
 from rllib_mfq.algorithm.environment import make_creator
-from rllib_mfq.algorithm.match import play_episodes, play_step
-from rllib_mfq.algorithm.opponents import RANDOM, load_opponent
+from rllib_mfq.algorithm.match import play_episodes
+from rllib_mfq.algorithm.opponents import RANDOM, check_opponents, load_opponent
 from rllib_mfq.arena.provenance import provenance
 from rllib_mfq.arena.statistics import Pair, count, rate
 from rllib_mfq.mean_field.legal import check_integer
@@ -138,7 +138,7 @@ def play_tournament(
     }
     episodes: dict[tuple[int, int], list[Episode]] = {}
     on_matches(0, len(pairs) * matches)
-    for half, played in _played(halves, min(processes or os.cpu_count() or 1, len(pairs))):
+    for half, played in _played(halves, min(processes or os.cpu_count() or 1, len(halves))):
         episodes[half] = played
         on_matches(len(episodes) * matches // 2, len(pairs) * matches)
     anchor = next((name for name, spec in agents.items() if spec == RANDOM), None)
@@ -204,13 +204,7 @@ def _check_agents(
         groups = dict(population.groups)
         if len(groups) != 2:
             raise ValueError(f"{env} has the groups {list(groups)}; a match is between two.")
-        generator = torch.Generator().manual_seed(0)
-        for name, spec in agents.items():
-            players = load_opponent(name, spec, groups, explore).players(generator)
-            try:
-                play_step(population, players)
-            except Exception as error:
-                raise ValueError(f"{name} cannot play {env}: {error}") from error
+        check_opponents(agents, population, env, explore)
     finally:
         close(population)
     return groups
