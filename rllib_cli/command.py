@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -150,9 +151,10 @@ def average(checkpoints: tuple[str, ...], out: Path, plugins: tuple[str, ...]) -
     import_plugins(plugins)
     from rllib_mfq.algorithm.averaging import average_checkpoints
 
-    with refusing():
+    with refusing("", ValueError, ImportError, OSError):
         average_checkpoints(checkpoints, out)
-    click.echo(f"mean of {len(checkpoints)} checkpoints; play it: rllib evaluate {out}")
+    played = shlex.quote(str(out))
+    click.echo(f"mean of {len(checkpoints)} checkpoints; play it: rllib evaluate {played}")
 
 
 for command in (arena.render, arena.tournament, arena.plot, reproduce):

@@ -1,6 +1,5 @@
 """Evaluation: plays a checkpoint and says how every episode went."""
 
-import json
 import math
 from statistics import fmean
 from typing import Any
@@ -14,7 +13,7 @@ from rllib_cli.hooks import Hooks, Record, hooks, load_config
 from rllib_cli.options import Options, Play
 from rllib_cli.plugins import import_plugins
 from rllib_cli.session import be_quiet, start_ray
-from rllib_mfq.arena.output import check_output
+from rllib_mfq.arena.output import check_output, write_json
 
 HERE = {
     "num_env_runners": 0,
@@ -25,6 +24,7 @@ HERE = {
     "evaluation_interval": None,
     "evaluation_num_env_runners": 0,
     "evaluation_duration": 1,
+    "evaluation_config": {"explore": False},
 }
 """One process that plays in one environment, as many episodes as the options say."""
 
@@ -75,13 +75,15 @@ def evaluate(checkpoint: str, play: Play) -> None:
         content: dict[str, Any] = {"checkpoint": path, "algorithm": kind.__name__}
         content |= {"env": str(config.env), "opponent": play.opponent}
         content |= {"episodes": records, "summary": summary}
-        play.out.write_text(json.dumps(content, indent=2, default=float) + "\n")
+        write_json(play.out, content)
         click.echo(f"written to {play.out}", err=True)
 
 
 def _config(saved: AlgorithmConfig, play: Play) -> AlgorithmConfig:
     """The config of a checkpoint, changed so that one process plays in one environment."""
-    config = saved.copy(copy_frozen=False).update_from_dict(HERE)
+    config = saved.copy(copy_frozen=False)
+    config.evaluation_config = {}  # another environment, perhaps
+    config.update_from_dict(HERE)
     config.debugging(seed=play.seed)
     if play.env:
         config.environment(play.env)
@@ -134,8 +136,9 @@ def _summary(records: list[Record]) -> dict[str, Any]:
     summary = {"episodes": len(records), "return_mean": fmean(returns)}
     summary |= {"return_min": min(returns), "return_max": max(returns)}
     summary["steps_mean"] = fmean(record["steps"] for record in records)
-    if "share" in records[0]:
-        summary["win_rate"] = fmean(record["share"] for record in records)
+    shares = [record["share"] for record in records if "share" in record]
+    if shares:  # of the matches in which winning means something
+        summary["win_rate"] = fmean(shares)
     # Who is there may differ from episode to episode.
     for group in dict.fromkeys(name for record in records for name in record.get("returns", {})):
         theirs = [record["returns"][group] for record in records if group in record["returns"]]

@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -32,6 +33,7 @@ from rllib_cli.results import (
 )
 from rllib_mfq.algorithm.checkpoint import (
     check_checkpoint,
+    find_modules,
     load_modules,
     saved_class_and_settings,
     saved_play,
@@ -149,12 +151,14 @@ class MFQHooks(Hooks):
 
     def run(self, config: Any) -> Run:
         """See `Hooks`; makes the environment once, and takes the keys from an episode in it."""
-        episode = Episode(0, 0, {})
+        episode, later = Episode(0, 0, {}), []  # whether figures are known only at the end
 
         def make() -> Any:
             population = probe(make_creator(config.env), config.env_config)
             episode.alike = are_alike(population.groups, population.reset(seed=0))
-            episode.result.update(getattr(population, "result", dict)())
+            with contextlib.suppress(Exception):  # it need not be there before the end
+                episode.result.update(getattr(population, "result", dict)())
+            later.append(hasattr(population, "result") and not episode.result)
             return population
 
         config.resolve_groups(make)
@@ -181,7 +185,7 @@ class MFQHooks(Hooks):
             pairs = itertools.product(sorted(opponents), modules, (GROUP_RETURNS_MEAN, BASELINE))
             beside = [f"{EVALUATED}/{OPPONENTS}/{name}/{kind}/{g}" for name, g, kind in pairs]
             win_rates, keys = [], {*keys, *beside}
-        open_ = listens(config)
+        open_ = listens(config) or any(later)
         return Run(keys, set(modules.values()), evaluated, (), win_rates, beside, open_)
 
     def limits(self, stop: Mapping[str, float]) -> dict[str, Any]:
@@ -216,8 +220,10 @@ class MFQHooks(Hooks):
         if play.render:
             config.callbacks(on_episode_step=render_step)
         if play.opponent:
-            named = is_named(play.opponent)
-            opponent = play.opponent if named else check_checkpoint(play.opponent)
+            opponent = play.opponent
+            if not is_named(opponent):  # a checkpoint of the old API stack, or modules alone
+                found = find_modules(opponent)
+                opponent = str(Path(opponent).resolve()) if found else check_checkpoint(opponent)
             config.evaluation(evaluation_interval=1, evaluation_duration=1)
             config.evaluation_opponents = {"opponent": opponent}
 
@@ -296,7 +302,7 @@ def _to_play(
     """
     config = MFQ.get_default_config().environment(about["env"], env_config=about["env_config"])
     config.multi_agent(policies=sorted(networks))
-    if modules:
+    if len({*modules.values()}) > 1:
         config.multi_agent(policy_mapping_fn=functools.partial(_module_of, dict(modules)))
     specs = {}
     for name, network in networks.items():

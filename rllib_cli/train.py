@@ -118,10 +118,12 @@ def train_variants(
         experiment = checked[storage.name].experiment
         experiment["storage_path"] = str(storage.parent)
         trials = _side_by_side(storage.name, experiment, missing)
-        with claim(storage.name, trials), ray_until_signal(options):
+        with claim(storage.name, trials), ray_until_signal(options), kept_errors() as errors:
             check_resources(checked, options)
             click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
-            _tune(trials, experiment["run"], [VARIANT], [])
+            for trial in _tune(trials, experiment["run"], [VARIANT], []):
+                if trial.status == Trial.ERROR:
+                    click.echo(summary(trial, [VARIANT], errors.get(trial.trial_id)))
     runs = {name: run for name in variants if (run := finished(storage / name))}
     lacking = [name for name in variants if name not in runs]
     if lacking:

@@ -93,6 +93,9 @@ def test_the_command_averages_and_names_what_plays(run, tmp_path):
     again = CliRunner().invoke(main, ["average", *paths, "--out", str(out)])
     assert again.exit_code == 2
     assert f"{out} exists; give the name of a new folder." in again.output
+    below_a_file = out / "checksums.json" / "mean"
+    again = CliRunner().invoke(main, ["average", *paths, "--out", str(below_a_file)])
+    assert again.exit_code == 2 and "Not a directory" in again.output
 
 
 def test_what_cannot_be_averaged_is_refused_before_anything_is_written(run, build, tmp_path):

@@ -11,13 +11,14 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.search.sample import Categorical, Float, Integer
 
 from rllib_cli.experiments import BadInput, parse, read_experiments, set_values
-from rllib_cli.hooks import Hooks, MFQHooks
+from rllib_cli.hooks import Hooks, MFQHooks, _to_play
 from rllib_cli.options import Options, apply_options, experiment_from_options
 from rllib_cli.results import is_goal
 from rllib_cli.translation import CONFIG, REPLAY_BUFFERS, metric, translate
 from rllib_cli.validation import check, plain_configs, searched, with_spaces
-from rllib_mfq import MFQConfig
+from rllib_mfq import GaussianSqueezePopulation, MFQConfig
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
+from rllib_mfq.algorithm.roster import group_mapping
 
 SMALL_BATTLE = {"env_config": {"map_size": 12, "max_cycles": 20}}
 
@@ -482,3 +483,23 @@ def test_iql_is_said_to_be_the_other_one():
     # RLlib asks for its data before anything runs.
     assert refused(run="IQL", env="Pendulum-v1").endswith(note.removeprefix("x:"))
     assert not any("IQL" in each for each in checked(config=SMALL_BATTLE).notices)
+
+
+class Late(GaussianSqueezePopulation):
+    """Knows its figures at the end of an episode only."""
+
+    def result(self):
+        raise RuntimeError("the episode is not over")
+
+
+def test_figures_that_an_environment_has_at_the_end_only_may_stand_in_stop():
+    config = {"env_config": {"num_agents": 5}, "table_levels": 1}
+    stop = {"env_runners/share/squeeze": 0.5}
+    assert checked(env=Late, stop=stop, config=config).experiment["stop"] == stop
+
+
+def test_one_module_plays_all_groups_whatever_they_are_called():
+    about = {"env": "battle_v4", "env_config": {}}
+    for modules, default in (({"a": "one", "b": "one"}, True), ({"a": "x", "b": "y"}, False)):
+        config = _to_play(about, modules, {key: {} for key in modules.values()})
+        assert (config.policy_mapping_fn is group_mapping) == default

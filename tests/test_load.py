@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -336,6 +337,7 @@ def test_an_environment_that_the_loop_does_not_step_is_noticed():
     ("arguments", "message"),
     [
         (("nowhere",), "^agent is 'nowhere'; it must be the folder of a checkpoint"),
+        ((Path("nowhere"),), "^agent is 'nowhere'; it must be the folder of a checkpoint"),
         (("pretrained:battle-mqf",), "did you mean 'battle-mfq'"),
         (("random",), r"^'random' does not say what it plays: give load\(\) the environment"),
         ((PRETRAINED, Traffic()), "plays .* but group 'walker' has"),

@@ -14,6 +14,7 @@ from small_battles import SIZE, small_battle
 
 import rllib_mfq
 from rllib_cli.command import main
+from rllib_cli.evaluate import _summary
 from rllib_cli.hooks import MFQHooks
 from rllib_cli.options import Play
 from rllib_mfq import MFQConfig, OpponentPolicy, magent2
@@ -444,6 +445,42 @@ def test_the_command_knows_them():
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "2 episodes: win rate" in result.output
+
+
+def test_evaluate_plays_a_checkpoint_of_the_old_stack_as_the_opponent(build, tmp_path):
+    old = build(small_battle(old=True)).save_to_path(tmp_path / "old")
+    new = build(small_battle()).save_to_path(tmp_path / "new")
+    for opponent in (old, f"{new}/learner_group/learner/rl_module"):  # or modules alone
+        arguments = ["evaluate", new, "--opponent", str(opponent), "--episodes", "2"]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        assert "2 episodes: win rate" in result.output
+
+
+def test_evaluate_plays_in_the_environment_of_training_with_callbacks_too(build, tmp_path):
+    config = small_battle().callbacks(on_episode_end=Noted())  # the whole config is read, then
+    config.evaluation(evaluation_config={"env_config": SIZE | {"max_cycles": 7}})
+    path = build(config).save_to_path(tmp_path)
+    for opponent in ([], ["--opponent", "still"]):
+        result = CliRunner().invoke(main, ["evaluate", path, *opponent, "--episodes", "1"])
+        assert result.exit_code == 0 and "20 steps on average" in result.output, result.output
+        changed = ["-c", "{env_config: {map_size: 12, max_cycles: 3}}", *opponent]
+        result = CliRunner().invoke(main, ["evaluate", path, *changed, "--episodes", "1"])
+        assert "3 steps on average" in result.output, result.output
+
+
+class Noted:
+    """A callback that is no plain data."""
+
+    def __call__(self, **kwargs):
+        pass
+
+
+def test_a_win_rate_is_over_the_matches_in_which_winning_means_something():
+    records = [{"return": 1.0, "steps": 3, "share": 1.0}, {"return": 2.0, "steps": 3}]
+    for each in (records, records[::-1]):
+        assert _summary(each)["win_rate"] == 1.0
+    assert "win_rate" not in _summary(records[1:])
 
 
 def test_random_steps_make_matches_of_greedy_agents_differ_and_end_when_they_should():

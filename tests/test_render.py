@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from small_battles import small_battle
 
 from rllib_cli.command import main
-from rllib_mfq import MFQConfig
+from rllib_mfq import GaussianSqueezePopulation, MFQConfig
 from rllib_mfq.arena import render
 from rllib_mfq.arena.render import film_match, write_animation
 
@@ -109,6 +109,7 @@ def test_what_cannot_be_written_is_refused_before_the_match(tmp_path, monkeypatc
         (["CHECKPOINT", "nobody", "-o", "x.gif"], "'nobody', which is neither one of random,"),
         (["CHECKPOINT", "-o", "no/x.gif"], "the folder no does not exist"),
         (["CHECKPOINT", "-o", "x.gif", "--env-config", "{map_sise: 9}"], "did you mean 'map_size'"),
+        (["CHECKPOINT", "-o", "x.gif", "--env-config", "{map_size: 3}"], "cannot be made: Assert"),
     ],
 )
 def test_what_cannot_be_filmed_is_one_sentence(checkpoint, arguments, words, tmp_path, monkeypatch):
@@ -118,3 +119,15 @@ def test_what_cannot_be_filmed_is_one_sentence(checkpoint, arguments, words, tmp
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
     assert not list(tmp_path.iterdir())
+
+
+class Drawn(GaussianSqueezePopulation):
+    """Draws itself, and takes no `render_mode`."""
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+def test_an_environment_that_takes_no_render_mode_may_draw():
+    population = render._make(f"{__name__}.Drawn", {"num_agents": 5, "max_cycles": 3})
+    assert population.render().shape == (4, 4, 3)

@@ -94,6 +94,7 @@ def planned(monkeypatch):
     def plan(experiment, *unused):
         for _, variant in generate_variants({"config": experiment.spec["config"]}):
             configs[variant["config"][train.VARIANT]] = variant["config"]
+        return []
 
     monkeypatch.setattr(train, "_tune", plan)
     monkeypatch.setattr(session, "start_ray", lambda options: None)
@@ -134,7 +135,7 @@ def test_a_run_has_its_rows_however_long_they_take(tmp_path, monkeypatch, planne
 
     def keep(experiment, *rest):
         stops.append(experiment.spec["stop"])
-        plan(experiment, *rest)
+        return plan(experiment, *rest)
 
     monkeypatch.setattr(train, "_tune", keep)
     stop = {"agent_steps_sampled_lifetime": 7.0}
@@ -364,11 +365,32 @@ def test_a_sweep_plays_every_change_against_both_methods_scripts_and_random(tmp_
     assert {row["win_rate_rush"] for row in rows} == {0.75}
     # Two seeds against iql (2), mfq (2), random and four scripts; mfq's own meet once.
     assert played["random_steps"] == 5 and len(played["pairs"]) == 2 * 9 + 2 * 7 + 1
-    battle.sweep(train, tmp_path, seeds=2, changes=["LSTM"])  # after three random steps
-    battle.sweep(train, tmp_path, seeds=2, changes=["dueling"], random_steps=5)
+    with pytest.raises(ValueError, match="random_steps 5, which say nothing beside"):
+        battle.sweep(train, tmp_path, seeds=2, changes=["LSTM"])  # after three random steps
     battle.sweep(train, tmp_path, seeds=2, changes=["priorities"], random_steps=5)
     recorded = [row["method"] for row in read_rows(tmp_path / "battle_variations.csv")]
     assert recorded == ["dueling"] * 2 + ["mfq"] * 2 + ["priorities"] * 2
+
+
+def test_a_run_that_failed_says_why(planned, monkeypatch, tmp_path, capsys):
+    trial = SimpleNamespace(
+        status="ERROR", trial_id="1", path=str(tmp_path), get_error=lambda: "ValueError: too small"
+    )
+    trial.storage = SimpleNamespace(experiment_dir_name="tiger_deer")
+    trial.config = trial.evaluated_params = {train.VARIANT: "cold"}
+    monkeypatch.setattr(train, "_tune", lambda *unused: [trial])
+    with pytest.raises(BadInput, match="cold"):
+        train.train_variants("tiger_deer", {"cold": {"seed": 1}}, tmp_path / "runs")
+    assert "cold" in (said := capsys.readouterr().out) and "failed: ValueError: too small" in said
+
+
+def test_figures_of_another_lattice_or_squeeze_are_refused_before_anything_is_trained(tmp_path):
+    write_rows(tmp_path / "ising.csv", [{"temperature": 1.0, "size": 20}])
+    with pytest.raises(ValueError, match=r"ising.csv has figures of size 20, .* size 16"):
+        ising.reproduce(None, tmp_path, size=16)
+    write_rows(tmp_path / "gaussian_squeeze.csv", [{"num_agents": 5, "mu": 400.0, "sigma": 200.0}])
+    with pytest.raises(ValueError, match=r"figures of mu 400.0, .* mu 300.0"):
+        gaussian_squeeze.reproduce(None, {}, tmp_path, mu=300.0)
 
 
 def test_figures_of_other_runs_stay_in_a_file(tmp_path):

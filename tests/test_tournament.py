@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -21,7 +22,7 @@ from rllib_cli.command import main
 from rllib_mfq import magent2
 from rllib_mfq.algorithm.opponents import load_opponent
 from rllib_mfq.arena import statistics, tournament
-from rllib_mfq.arena.output import check_output, replacing
+from rllib_mfq.arena.output import check_output, replacing, write_json
 from rllib_mfq.arena.provenance import provenance
 from rllib_mfq.arena.statistics import Pair, rate
 from rllib_mfq.arena.tournament import name_agents, play_tournament
@@ -170,6 +171,25 @@ def test_processes_that_play_end_with_the_one_that_started_them():
         process.kill()
         _, alive = psutil.wait_procs(found, timeout=30)
         assert not alive
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_ends_the_tournament_with_one_sentence():
+    process = start("tournament", "random", "hold", "--matches", 2000, "--processes", 2)
+    try:
+        found = []
+        deadline = time.time() + 60
+        while len(found) < 2:  # one for each half of the only pair
+            assert time.time() < deadline and process.poll() is None, process.communicate()
+            time.sleep(0.2)
+            children = psutil.Process(process.pid).children()
+            found = [each for each in children if "spawn_main" in str(each.cmdline())]
+        found[0].kill()
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2 and "one of 2 processes that play was ended" in said
+        assert "Traceback" not in said
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -387,6 +407,15 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
     assert out.read_text() == "old"
     check_output(out)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_link_stays_one_and_what_is_no_file_is_not_replaced(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_json(tmp_path / "link.json", {"layout": np.zeros(2), "env": Path})
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["layout"] == "[0. 0.]"
+    with pytest.raises(ValueError, match="/dev/null is no regular file"):
+        check_output(Path("/dev/null"))
 
 
 def test_the_commit_is_the_packages_own_or_none(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from rllib_mfq.population.views import agents_of, spaces_of
 
 
 def load(
-    agent: str, env: Any = None, *, explore: bool = False, seed: int | None = None
+    agent: str | Path, env: Any = None, *, explore: bool = False, seed: int | None = None
 ) -> "Agents":
     """Loads trained agents, to act in a loop of one's own, without Ray being started.
 
@@ -50,7 +51,7 @@ def load(
         ValueError: there is no such checkpoint, or it cannot play a group of the environment.
         TypeError: `env` is no environment of many agents.
     """
-    return Agents(agent, env, explore=explore, seed=seed)
+    return Agents(str(agent), env, explore=explore, seed=seed)
 
 
 class Agents:

@@ -14,6 +14,8 @@ def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
         raise ValueError(f"{path} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file.")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist.")
     try:
@@ -26,6 +28,7 @@ def check_output(path: Path, suffixes: Sequence[str] = ()) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to; its file takes the place of `path` once everything is written."""
+    path = path.resolve()  # a link stays one
     part = _beside(path)
     try:
         yield part
@@ -35,9 +38,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes plain data; a file that exists is replaced only by the complete one."""
+    """Writes plain data; a file that exists is replaced only by the complete one.
+
+    What JSON has no word for, such as a class in an `env_config`, is written as text.
+    """
     with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def _beside(path: Path) -> Path:

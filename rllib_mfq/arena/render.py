@@ -16,7 +16,7 @@ from rllib_mfq.algorithm.opponents import RANDOM, load_opponent
 from rllib_mfq.arena.output import check_output, replacing
 from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
-from rllib_mfq.population.population import Array
+from rllib_mfq.population.population import Array, Population
 
 FRAMES_PER_SECOND = 12.0
 WRITERS = {".gif": "PIL", ".mp4": "imageio_ffmpeg"}
@@ -56,9 +56,7 @@ def film_match(
     settings = saved_environment(checkpoint)
     if not settings:
         raise ValueError(f"{checkpoint!r} is not the folder of an algorithm's checkpoint.")
-    arguments = {**settings["env_config"], **(env_config or {}), "render_mode": "rgb_array"}
-    create = make_creator(settings["env"])
-    population = as_population(create(EnvContext(arguments, worker_index=0)))
+    population = _make(settings["env"], {**settings["env_config"], **(env_config or {})})
     generator = torch.Generator().manual_seed(seed)
     groups = population.groups
     mine, *others = groups
@@ -79,6 +77,17 @@ def film_match(
     (match,) = play_episodes(lambda _: population, players, 1, seed=seed, on_event=photograph)
     match.custom_data["frames_per_second"] = frames_per_second(population)
     return pictures, match
+
+
+def _make(env: str, arguments: Mapping[str, Any]) -> Population:
+    """Makes an environment that draws; one that takes no `render_mode` needs none to do so."""
+    create, first = make_creator(env), None
+    for mode in ({"render_mode": "rgb_array"}, {}):
+        try:
+            return as_population(create(EnvContext({**arguments, **mode}, worker_index=0)))
+        except Exception as error:
+            first = first or error
+    raise ValueError(f"{env} cannot be made: {type(first).__name__}: {first}") from first
 
 
 def check_animation(path: Path) -> None:

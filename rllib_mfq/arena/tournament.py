@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -239,11 +240,19 @@ def _played(
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(processes, context, _begin_process) as executor:
         futures = {executor.submit(play): half for half, play in halves.items()}
+        playing = list(executor._processes.values())
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        except BaseException as error:
             executor.shutdown(wait=False, cancel_futures=True)
+            for process in playing:  # else leaving this block waits for their matches
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ValueError(
+                    f"one of {processes} processes that play was ended, perhaps for its memory; "
+                    "let fewer of them play."
+                ) from error
             raise
 
 

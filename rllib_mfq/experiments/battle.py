@@ -15,7 +15,14 @@ from rllib_mfq.arena.output import replacing, write_json
 from rllib_mfq.arena.provenance import provenance
 from rllib_mfq.arena.statistics import win_rates
 from rllib_mfq.arena.tournament import play_tournament
-from rllib_mfq.experiments.runs import AGENT_STEPS, Run, Train, variants_of, write_rows
+from rllib_mfq.experiments.runs import (
+    AGENT_STEPS,
+    Run,
+    Train,
+    check_alike,
+    variants_of,
+    write_rows,
+)
 from rllib_mfq.population.battle_scripts import SCRIPTS
 from rllib_mfq.population.population import Array
 
@@ -57,6 +64,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 """What a sweep tries: entries of the config that differ from those of `mfq`."""
 
 CROSS_PLAY = "battle_crossplay.json"
+VARIED = "battle_variations.csv"
 
 
 def reproduce(
@@ -110,8 +118,11 @@ def sweep(
 
     The runs of `METHODS` are those of `reproduce`, where there are such; `changes` names some of
     the variations, all by default. Figures go into `battle_variations.csv`, beside those that it
-    has of other changes, if they are of equally many rows, matches and random steps.
+    has of other changes. Raises a ValueError, before anything is trained, if they are of other
+    numbers of rows, matches or random steps.
     """
+    asked = {"rows": rows or "as the example", "matches": matches, "random_steps": random_steps}
+    check_alike(out / VARIED, **asked)
     tried = variants_of({name: VARIATIONS[name] for name in changes or VARIATIONS}, seeds)
     variants = variants_of(METHODS, seeds)
     runs = _train(train, variants | tried, out, rows, processes)
@@ -130,17 +141,9 @@ def sweep(
         on_matches=on_matches,
     )
     found = _rows(played.content(), mine, runs, opponents)
-    # Figures say something beside each other only if they are of equal training and matches.
-    asked = {"rows": rows or "as the example", "matches": matches, "random_steps": random_steps}
     found = [row | asked for row in found]
     fresh = {row["method"] for row in found}
-    write_rows(
-        out / "battle_variations.csv",
-        found,
-        keep=lambda row: (
-            row["method"] not in fresh and all(row.get(k) == str(v) for k, v in asked.items())
-        ),
-    )
+    write_rows(out / VARIED, found, keep=lambda row: row["method"] not in fresh)
     return found
 
 

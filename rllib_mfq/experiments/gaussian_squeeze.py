@@ -10,7 +10,7 @@ import torch
 from rllib_mfq.algorithm.config import MFQConfig
 from rllib_mfq.algorithm.opponents import load_opponent
 from rllib_mfq.envs.gaussian_squeeze import GaussianSqueezePopulation, optimum
-from rllib_mfq.experiments.runs import AGENT_STEPS, Train, play, write_rows
+from rllib_mfq.experiments.runs import AGENT_STEPS, Train, check_alike, play, write_rows
 
 EXAMPLE = "gaussian_squeeze"
 CROWD = 1_000  # agents that the example's numbers of rows are for
@@ -43,11 +43,14 @@ def reproduce(
     optimum for (400, 200). The learned policies play without the shared exploration.
 
     `base` is the example, with its `config` and `stop`; `populations` are numbers of agents.
+    Raises a ValueError, before anything is trained, if the file has figures of another squeeze.
     """
+    file = out / "gaussian_squeeze.csv"
+    check_alike(file, mu=mu, sigma=sigma)
     best = optimum(mu, sigma)[1]
     unit = best / optimum(400.0, 200.0)[1]
     rows = []
-    for agents in populations:
+    for agents in dict.fromkeys(populations):
         share = agents / CROWD
         squeeze = {**base["config"]["env_config"], "num_agents": agents, "mu": mu, "sigma": sigma}
         config = _scaled(base["config"], share, unit) | {"env_config": squeeze}
@@ -76,15 +79,7 @@ def reproduce(
                 "total": round(figures["total"], 1),
             }
             rows.append(row | run.cost())
-    write_rows(
-        out / "gaussian_squeeze.csv",
-        rows,
-        # Of other crowds that are paid by this squeeze.
-        keep=lambda row: (
-            (float(row["mu"]), float(row["sigma"])) == (mu, sigma)
-            and int(row["num_agents"]) not in populations
-        ),
-    )
+    write_rows(file, rows, keep=lambda row: int(row["num_agents"]) not in populations)
     return rows
 
 

@@ -15,7 +15,7 @@ from rllib_mfq.algorithm.checkpoint import load_modules
 from rllib_mfq.algorithm.opponents import load_opponent
 from rllib_mfq.arena.statistics import grouped, t_interval
 from rllib_mfq.envs.ising import GROUP, TRUE_Q, IsingPopulation, exact_magnetization, heat_bath
-from rllib_mfq.experiments.runs import Train, play, write_rows
+from rllib_mfq.experiments.runs import Train, check_alike, play, write_rows
 from rllib_mfq.mean_field.neighborhood import Neighborhood
 from rllib_mfq.population.player import Player
 from rllib_mfq.population.population import Array
@@ -52,8 +52,11 @@ def reproduce(
     freeze in stripes. At every step the same sites may choose, and both draw with the same random
     numbers, so that their difference is what was learned wrong and not the luck of a draw.
 
-    `learner` is one of `LEARNERS`, `size` the sites per side; T is in units of reward.
+    `learner` is one of `LEARNERS`, `size` the sites per side; T is in units of reward. Raises a
+    ValueError, before anything is trained, if the file has figures of another size.
     """
+    file = file_in(out, learner)
+    check_alike(file, size=size)
     changes = LEARNERS[learner]
     env_config = {"size": size, "max_cycles": 100, **changes.get("env_config", {})}
     variants = {
@@ -84,12 +87,8 @@ def reproduce(
         glauber |= {"exact": exact, "size": size, "learner": "", "q_mse": ""}
         for method, figures in {"MFQ": learned, "Glauber": glauber}.items():
             rows.append({"temperature": temperature, "seed": seed, "method": method} | figures)
-    write_rows(
-        file_in(out, learner),
-        rows,
-        # Of lattices of this size at other temperatures.
-        keep=lambda row: row["size"] == str(size) and float(row["temperature"]) not in temperatures,
-    )
+    fresh = {row["temperature"] for row in rows}
+    write_rows(file, rows, keep=lambda row: float(row["temperature"]) not in fresh)
     return rows
 
 

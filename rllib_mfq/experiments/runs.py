@@ -116,6 +116,20 @@ def read_rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def check_alike(file: Path, **asked: object) -> None:
+    """Raises a ValueError if a file has figures that say nothing beside those asked for.
+
+    `asked` has columns and the value that all rows must have there.
+    """
+    for row in read_rows(file):
+        for column, value in asked.items():
+            if row.get(column) != str(value):
+                raise ValueError(
+                    f"{file} has figures of {column} {row.get(column) or 'unknown'}, which say "
+                    f"nothing beside those of {column} {value}; write into another folder."
+                )
+
+
 def write_rows(
     file: Path,
     rows: Sequence[Mapping[str, Any]],
