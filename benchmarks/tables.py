@@ -29,12 +29,13 @@ from rllib_mfq.arena.statistics import grouped, over_seeds
 from rllib_mfq.envs.gaussian_squeeze import optimum
 from rllib_mfq.experiments.battle import VARIATIONS, cross_play, read
 from rllib_mfq.experiments.ising import crossings, largest_difference, summary
-from rllib_mfq.experiments.magent2 import GREEDY, IQL
+from rllib_mfq.experiments.magent2 import DRAWN, GREEDY, IQL
 from rllib_mfq.experiments.magent2 import summary as returns
 from rllib_mfq.experiments.runs import AGENT_STEPS
 
 Row = dict[str, str]
 
+HOW = {GREEDY: "greedily", DRAWN: "by drawing actions, as training ended"}
 EXAMPLES = {path.stem for path in (ROOT / "tuned_examples").glob("*.yaml")}
 
 
@@ -248,15 +249,15 @@ def headers() -> dict[str, str]:
         if env in texts or abs(_mean(rows, "agent_steps") / budget - 1) > 0.1:
             continue
         mine = _by("method", rows)["MFQ, group"]  # as the example is
-        lines = [
-            line
-            for line in returns(rows)
-            if line["method"] == "MFQ, group" and line["play"] == GREEDY
-        ]
-        sides = ", ".join(f"of {line['side']} {line['return']}" for line in lines)
-        rivals = " against independent learners" if len(lines) > 1 else ""
+        lines = [line for line in returns(rows) if line["method"] == "MFQ, group"]
+        sides = "; ".join(
+            f"played {HOW[play]}: "
+            + ", ".join(f"of {line['side']} {line['return']}" for line in found)
+            for play, found in grouped(lines, lambda line: line["play"]).items()
+        )
+        rivals = ", against independent learners" if len({row["side"] for row in mine}) > 1 else ""
         texts[env] = (
-            f"return {sides} ({len({row['seed'] for row in mine})} seeds, played greedily{rivals}; "
+            f"return {sides} ({len({row['seed'] for row in mine})} seeds{rivals}; "
             f"{_mean(mine, 'seconds'):.0f} s each; results/magent2.csv)"
         )
     return texts
