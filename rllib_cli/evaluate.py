@@ -87,8 +87,10 @@ def _config(saved: AlgorithmConfig, play: Play) -> AlgorithmConfig:
     config.debugging(seed=play.seed)
     if play.env:
         config.environment(play.env)
-    if play.config:
-        config.update_from_dict(parse_mapping(play.config, "--config"))
+    given = parse_mapping(play.config or "{}", "--config")
+    if given.get("explore"):
+        raise BadInput(f"--config has explore {given['explore']}; `rllib evaluate` plays greedily.")
+    config.update_from_dict(given)
     for key, value in HERE.items():
         if (asked := config.get(key)) != value:
             raise BadInput(

@@ -357,6 +357,7 @@ def test_evaluate_refuses_what_it_cannot_play(trained, tmp_path):
         ([trained.checkpoint, "-c", "{num_workers: 2}"], "sets num_env_runners to 2"),
         ([trained.checkpoint, "-c", "{evaluation_num_env_runners: 1}"], "must stay 0"),
         ([trained.checkpoint, "-c", "{evaluation_duration: 9}"], "--episodes"),
+        ([trained.checkpoint, "-c", "{explore: true}"], "plays greedily"),
         ([trained.checkpoint, "-c", "{evaluation_config: {explore: true}}"], "must stay"),
         ([trained.checkpoint, "-c", "{evaluation_opponents: {r: random}}"], "--opponent"),
         ([trained.checkpoint, "-c", "{self_play: {opponent: pool}}"], "has self_play"),

@@ -154,10 +154,10 @@ class MFQSettings(AlgorithmConfig):
                 sampled steps as in RLlib's DQN: the paper moves it after every update). Default:
                 `1`.
             training_intensity: rows trained per row sampled. Default: `0.5`.
-            max_weights_lag: how old the weights may be that remote env runners play with: of how
-                many fragments per env runner the learner may have learned since. It is 1 where all
-                are equally fast; rows of a runner so much slower are dropped, and counted in
-                `num_agent_steps_dropped_lifetime`. Default: `10.0`.
+            max_weights_lag: how old the weights may be that remote env runners play with: how many
+                fragments per env runner the learner may have learned from since it sent them out.
+                It is 1 where all are equally fast; rows of a runner so much slower are dropped, and
+                counted in `num_agent_steps_dropped_lifetime`. Default: `10.0`.
             replay_capacity: rows that are kept of each module, by all learners together. Default:
                 `100_000`.
             replay_obs_dtype: type to keep observations in, such as `float16`; None keeps theirs.
@@ -165,8 +165,8 @@ class MFQSettings(AlgorithmConfig):
             replay_device: where rows are kept: `cpu`, the learner's node; `cuda`, its GPU; `auto`,
                 its GPU if it has one and they fit. Default: `"auto"`.
             prioritized_replay: draw a row the more often the larger its error was when it was last
-                learned from, and weight errors such that the mean stays what it was. Default:
-                `False`.
+                learned from, and give such rows less weight in the loss, so that the expected
+                gradient stays the same with a beta of 1. Default: `False`.
             prioritized_replay_alpha: how much the errors decide: 0 draws all rows alike, 1 in
                 proportion to their errors. Default: `0.6`.
             prioritized_replay_beta: how far weights make up for it, 1 is in full: a number or a
