@@ -162,7 +162,7 @@ class MFQConfig(MFQSettings):
         for module_id in self.algorithm_config_overrides_per_module:
             if spec := found.rl_module_specs.get(module_id):
                 own = to_play(vars(self.get_config_for_module(module_id)))
-                spec.model_config = {**spec._get_model_config(), **own}
+                spec.model_config = {**spec.model_config, **own}
         return found
 
     @override(AlgorithmConfig)

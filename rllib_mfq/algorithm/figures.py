@@ -41,7 +41,7 @@ class PooledMean(MeanStats):
             return super().reduce()
         kept = self.clone()
         kept.values = list(self.values)
-        self._set_values([])
+        self.values.clear()
         return kept
 
 

@@ -238,9 +238,10 @@ def _played(
         yield from ((half, play()) for half, play in halves.items())
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    others = {*multiprocessing.active_children()}
     with ProcessPoolExecutor(processes, context, _begin_process) as executor:
         futures = {executor.submit(play): half for half, play in halves.items()}
-        playing = list(executor._processes.values())
+        playing = {*multiprocessing.active_children()} - others
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
