@@ -5,10 +5,8 @@ Everything else in this package asks `hooks(algorithm)` and does not know MFQ.
 
 import contextlib
 import fnmatch
-import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -220,10 +218,8 @@ class MFQHooks(Hooks):
         if play.render:
             config.callbacks(on_episode_step=render_step)
         if play.opponent:
-            opponent = play.opponent
-            if not is_named(opponent):  # a checkpoint of the old API stack, or modules alone
-                found = find_modules(opponent)
-                opponent = str(Path(opponent).resolve()) if found else check_checkpoint(opponent)
+            known = is_named(play.opponent) or find_modules(play.opponent)
+            opponent = play.opponent if known else check_checkpoint(play.opponent)
             config.evaluation(evaluation_interval=1, evaluation_duration=1)
             config.evaluation_opponents = {"opponent": opponent}
 
@@ -263,8 +259,7 @@ def hooks(algorithm: Any) -> Hooks:
     if isinstance(algorithm, str):
         with contextlib.suppress(Exception):  # `check` says what is wrong with it
             algorithm = find(algorithm) or algorithm
-    is_class = isinstance(algorithm, type)
-    mfq = issubclass(algorithm, MFQ) if is_class else algorithm == MFQ.__name__
+    mfq = issubclass(algorithm, MFQ) if isinstance(algorithm, type) else algorithm == MFQ.__name__
     return MFQHooks() if mfq else Hooks()
 
 
@@ -303,7 +298,7 @@ def _to_play(
     config = MFQ.get_default_config().environment(about["env"], env_config=about["env_config"])
     config.multi_agent(policies=sorted(networks))
     if len({*modules.values()}) > 1:
-        config.multi_agent(policy_mapping_fn=functools.partial(_module_of, dict(modules)))
+        config.multi_agent(policy_mapping_fn=lambda agent, *_, **__: modules[group_of(agent)])
     specs = {}
     for name, network in networks.items():
         known = {key: network[key] for key in TO_PLAY if network.get(key) is not None}
@@ -312,10 +307,6 @@ def _to_play(
         rest = {key: value for key, value in network.items() if key not in TO_PLAY}
         specs[name] = RLModuleSpec(model_config=rest)
     return config.rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))
-
-
-def _module_of(modules: Mapping[str, str], agent_id: Any, *args: Any, **kwargs: Any) -> str:
-    return modules[group_of(agent_id)]
 
 
 def render_step(*, env: Any, **kwargs: Any) -> None:
