@@ -177,13 +177,13 @@ def variations() -> Iterator[Row]:
 
 
 def self_play() -> Iterator[Row]:
-    """Who was trained against whom: win rates against each other, over seeds of both."""
+    """Who was trained against whom: mean win rates against each other, over seeds of both."""
     played = _json("battle_self_play")
     methods = list(grouped(played["agents"], lambda name: name.rpartition("-")[0]))
-    names = {"mfq": "itself (no change)", "iql": "itself, independent learners"}
+    names = {"mfq": "itself (no change)", "iql": "itself, without a mean action"}
     for mine in methods:
         rates = {
-            other: "{:.2f} ± {:.2f}".format(*over_seeds(cross_play(played, mine, other)))
+            other: _number(cross_play(played, mine, other).mean())
             for other in methods
             if other != mine
         }
