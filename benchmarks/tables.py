@@ -182,13 +182,12 @@ def self_play() -> Iterator[Row]:
     methods = list(grouped(played["agents"], lambda name: name.rpartition("-")[0]))
     names = {"mfq": "itself (no change)", "iql": "itself, without a mean action"}
     for mine in methods:
-        rates = {
-            other: _number(cross_play(played, mine, other).mean())
-            for other in methods
-            if other != mine
-        }
-        others = {f"against {names.get(o, o)}": rates.get(o, "") for o in methods}
-        yield {"Trained against": names.get(mine, mine), **others}
+        line = {"Trained against": names.get(mine, mine)}
+        for other in methods:
+            rates = cross_play(played, mine, other)
+            against = f"against {names.get(other, other)}"
+            line[against] = "" if other == mine else _number(rates.mean())
+        yield line
 
 
 def magent2() -> Iterator[Row]:

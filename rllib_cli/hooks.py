@@ -45,13 +45,13 @@ from rllib_mfq.algorithm.figures import (
     match_figures,
 )
 from rllib_mfq.algorithm.mfq import MFQ
-from rllib_mfq.algorithm.old_names import INSTEAD
+from rllib_mfq.algorithm.old_names import instead_of
 from rllib_mfq.algorithm.opponents import is_named
 from rllib_mfq.algorithm.pretrained import PREFIX, header
 from rllib_mfq.algorithm.roster import modules_of_groups
 from rllib_mfq.algorithm.self_play import LATEST
 from rllib_mfq.algorithm.settings import TO_PLAY
-from rllib_mfq.mean_field.legal import find
+from rllib_mfq.mean_field.legal import did_you_mean, find
 from rllib_mfq.population.fragment import Episode, are_alike
 from rllib_mfq.population.population import group_of
 
@@ -71,7 +71,7 @@ class Hooks:
     # Old config keys of the algorithm, and today's; if it has none, those of RLlib's buffers.
     old_names: ClassVar[Mapping[str, str]] = {}
     own_keys: Collection[str] = ()  # config keys that the algorithm knows: they are not translated
-    instead: ClassVar[Mapping[str, str]] = {}  # what to say of keys that it does not know
+    hint = staticmethod(did_you_mean)  # what to say of a key that it does not know
     module_returns = "module_episode_return_mean"  # what the results call the returns of modules
 
     def run(self, config: Any) -> Run:
@@ -145,7 +145,7 @@ class MFQHooks(Hooks):
     }
     own_keys = ("observation_filter", "exploration_config", "model_config", "prioritized_replay")
     module_returns = "module_episode_returns_mean"
-    instead = INSTEAD
+    hint = staticmethod(instead_of)
 
     def run(self, config: Any) -> Run:
         """See `Hooks`; makes the environment once, and takes the keys from an episode in it."""

@@ -8,7 +8,7 @@ import copy
 import functools
 import inspect
 import operator
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ray import tune
@@ -177,14 +177,12 @@ def _check_keys(
     given: Iterable[str],
     legal: Collection[str],
     problem: str,
-    instead: Mapping[str, str] | None = None,  # of some keys, what to say of them
+    hint: Callable[[str, Iterable[str]], str] = did_you_mean,  # what to say of an unknown key
 ) -> None:
     """Raises BadInput, which begins with `problem`, unless all given keys are legal."""
     for key in given:
         if key not in legal:
-            known = (instead or {}).get(key)
-            hint = f"; {known}" if known else did_you_mean(key, legal)
-            raise BadInput(f"{problem} {key!r}{hint}.")
+            raise BadInput(f"{problem} {key!r}{hint(key, legal)}.")
 
 
 def _find_algorithm(name: str, run: Any) -> type[Algorithm]:
@@ -216,7 +214,7 @@ def _known(
     default = algorithm.get_default_config()
     known = {**vars(default), "train_batch_size_per_learner": default.train_batch_size_per_learner}
     problem = f"{name}: {algorithm.__name__} has no config key"
-    _check_keys(config, {*known, *SPECIAL}, problem, hooks(algorithm).instead)
+    _check_keys(config, {*known, *SPECIAL}, problem, hooks(algorithm).hint)
     kept, notices = {}, []
     for key, value in config.items():
         if known.get(key) is not None and known[key] == DEPRECATED_VALUE != value:

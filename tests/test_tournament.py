@@ -411,9 +411,10 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
 
 def test_a_link_stays_one_and_what_is_no_file_is_not_replaced(tmp_path):
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
-    write_json(tmp_path / "link.json", {"layout": np.zeros(2), "env": Path})
+    write_json(tmp_path / "link.json", {"layout": np.zeros(2), "env": Path, "kills": np.int64(3)})
     assert (tmp_path / "link.json").is_symlink()
-    assert json.loads((tmp_path / "real.json").read_text())["layout"] == "[0. 0.]"
+    written = json.loads((tmp_path / "real.json").read_text())
+    assert written["layout"] == "[0. 0.]" and written["kills"] == 3
     with pytest.raises(ValueError, match="/dev/null is no regular file"):
         check_output(Path("/dev/null"))
 

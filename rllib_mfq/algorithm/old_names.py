@@ -23,9 +23,9 @@ def public(config_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {_PUBLIC.get(key, key): value for key, value in config_dict.items()}
 
 
-def instead_of(name: str, legal: Iterable[str]) -> str:
+def instead_of(word: str, legal: Iterable[str]) -> str:
     """What to say of a key that MFQ has not: what replaces it, or a similar one that is legal."""
-    return f"; {INSTEAD[name]}" if name in INSTEAD else did_you_mean(name, legal)
+    return f"; {INSTEAD[word]}" if word in INSTEAD else did_you_mean(word, legal)
 
 
 def is_whole(config_dict: Mapping[str, Any], config: Any) -> bool:

@@ -40,10 +40,18 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes plain data; a file that exists is replaced only by the complete one.
 
-    What JSON has no word for, such as a class in an `env_config`, is written as text.
+    Numbers that JSON does not know, as NumPy's, become floats; what else it has no word for, such
+    as a class in an `env_config`, is written as text.
     """
     with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content, indent=1, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> float | str:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def _beside(path: Path) -> Path:

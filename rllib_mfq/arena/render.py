@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.env.env_context import EnvContext
 
 from rllib_mfq.algorithm.checkpoint import saved_environment
-from rllib_mfq.algorithm.environment import make_creator
+from rllib_mfq.algorithm.environment import make_creator, probe
 from rllib_mfq.algorithm.match import play_episodes
 from rllib_mfq.algorithm.opponents import RANDOM, load_opponent
 from rllib_mfq.arena.output import check_output, replacing
-from rllib_mfq.population.adapters import as_population
 from rllib_mfq.population.fragment import Episode
 from rllib_mfq.population.population import Array, Population
 
@@ -84,7 +82,7 @@ def _make(env: str, arguments: Mapping[str, Any]) -> Population:
     create, first = make_creator(env), None
     for mode in ({"render_mode": "rgb_array"}, {}):
         try:
-            return as_population(create(EnvContext({**arguments, **mode}, worker_index=0)))
+            return probe(create, {**arguments, **mode})
         except Exception as error:
             first = first or error
     raise ValueError(f"{env} cannot be made: {type(first).__name__}: {first}") from first
