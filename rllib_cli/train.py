@@ -40,7 +40,9 @@ from rllib_cli.storage import StoredExperiment, claim, is_local, reason
 from rllib_cli.translation import translate
 from rllib_cli.validation import TUNES, Checked, check, make_scheduler, searched
 from rllib_mfq.algorithm.checkpoint import check_checkpoint
-from rllib_mfq.experiments.runs import Run, finished
+from rllib_mfq.arena.output import write_json
+from rllib_mfq.arena.provenance import provenance
+from rllib_mfq.experiments.runs import TRAINED, Run, finished
 from rllib_mfq.mean_field.legal import is_number
 
 FAILED = 1  # the exit code if a trial failed; a signal's is higher
@@ -121,6 +123,10 @@ def train_variants(
         with claim(storage.name, trials), ray_until_signal(options), kept_errors() as errors:
             check_resources(checked, options)
             click.echo(f"training {len(missing)} runs, {processes} at a time, in {storage}")
+            origin = provenance()
+            for name in missing:
+                (storage / name).mkdir(parents=True, exist_ok=True)
+                write_json(storage / name / TRAINED, origin)
             for trial in _tune(trials, experiment["run"], [VARIANT], []):
                 if trial.status == Trial.ERROR:
                     click.echo(summary(trial, [VARIANT], errors.get(trial.trial_id)))

@@ -23,7 +23,7 @@ from rllib_cli.reproduce import spread
 from rllib_mfq import MFQConfig
 from rllib_mfq.arena.statistics import over_seeds
 from rllib_mfq.experiments import battle, gaussian_squeeze, ising, magent2
-from rllib_mfq.experiments.runs import Run, read_rows, write_rows
+from rllib_mfq.experiments.runs import Run, finished, read_rows, write_rows
 
 
 def test_the_interval_of_cross_play_by_hand():
@@ -166,6 +166,23 @@ def test_a_run_that_was_trained_otherwise_is_refused(tmp_path, planned):
 def example_config(name):
     (example,) = train.read_experiments(train.find_example(name)).values()
     return example["config"] | {"num_env_runners": 0, "env": example["env"]}
+
+
+def test_figures_name_the_state_that_trained_their_run(tmp_path, monkeypatch, planned):
+    """A run is trained once, and its matches are played, and written, by what comes later."""
+    monkeypatch.setattr(train, "provenance", lambda: {"commit": "abc1234"})
+    with pytest.raises(BadInput, match="did not end"):
+        train.train_variants("ising", {"cold": {"seed": 1}}, tmp_path / "runs")
+    folder = tmp_path / "runs" / "cold"
+    (folder / "checkpoint_000000").mkdir()
+    rows = {"training_iteration": 8, "agent_steps_sampled_lifetime": 9, "time_total_s": 2.4}
+    (folder / "result.json").write_text(json.dumps(rows))
+    (folder / "params.json").write_text(json.dumps(example_config("ising") | {"seed": 1}))
+    monkeypatch.setattr(train, "provenance", lambda: {"commit": "later"})
+    run = train.train_variants("ising", {"cold": {"seed": 1}}, tmp_path / "runs")["cold"]
+    assert run.cost() == {"agent_steps": 9, "seconds": 2, "trained_at": "abc1234"}
+    (folder / "provenance.json").unlink()  # runs of before have none
+    assert finished(folder).cost()["trained_at"] == ""
 
 
 def test_two_reproductions_do_not_train_in_one_folder(tmp_path, planned):

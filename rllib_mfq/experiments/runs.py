@@ -19,6 +19,8 @@ from rllib_mfq.population.population import Population
 
 AGENT_STEPS = "agent_steps_sampled_lifetime"
 ENV_STEPS = "num_env_steps_sampled_lifetime"
+TRAINED = "provenance.json"
+"""Name of the file in a run's folder that says by which state of the package it was trained."""
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Run:
     checkpoint: Path  # folder of its last checkpoint
     before: dict[str, Any]  # the results before the last
     config: dict[str, Any] = field(default_factory=dict)  # of its trial, as Tune wrote it
+    trained_at: str = ""  # the commit that trained it, if the run's folder says so
 
     def differs(
         self, stop: Mapping[str, float], config: Mapping[str, Any], default: Mapping[str, Any]
@@ -51,12 +54,13 @@ class Run:
         reached = [key for key, limit in stop.items() if last.get(key, -math.inf) >= limit]
         return bool(reached) and all(before.get(k, -math.inf) < stop[k] for k in stop)
 
-    def cost(self) -> dict[str, int]:
-        """What the run took, as columns of a table."""
+    def cost(self) -> dict[str, Any]:
+        """What the run took, and what trained it, as columns of a table."""
         seconds = round(self.result["time_total_s"])
         # RLlib's own algorithms count steps of the environment alone.
         key = AGENT_STEPS if AGENT_STEPS in self.result else ENV_STEPS
-        return {"agent_steps": int(self.result[key]), "seconds": seconds}
+        steps = int(self.result[key])
+        return {"agent_steps": steps, "seconds": seconds, "trained_at": self.trained_at}
 
 
 class Train(Protocol):
@@ -89,9 +93,14 @@ def finished(folder: Path) -> Run | None:
         return None
     results = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[-2:]]
     before = results[0] if len(results) > 1 else {}
-    params = folder / "params.json"
-    config = json.loads(params.read_text(encoding="utf-8")) if params.is_file() else {}
-    return Run(results[-1], checkpoints[-1], before, config)
+    config, trained = _read(folder / "params.json"), _read(folder / TRAINED)
+    return Run(results[-1], checkpoints[-1], before, config, trained.get("commit") or "")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing if there is none."""
+    content: dict[str, Any] = {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else content
 
 
 def _plain(value: Any) -> Any:
