@@ -179,14 +179,16 @@ def variations() -> Iterator[Row]:
 def self_play() -> Iterator[Row]:
     """Who was trained against whom: mean win rates against each other, over seeds of both."""
     played = _json("battle_self_play")
+    ratings = sorted(played["ratings"].items())
     methods = list(grouped(played["agents"], lambda name: name.rpartition("-")[0]))
     names = {"mfq": "itself (no change)", "iql": "itself, without a mean action"}
     for mine in methods:
-        line = {"Trained against": names.get(mine, mine)}
+        elo = [f"{r:.0f}" for name, r in ratings if name.rpartition("-")[0] == mine]
+        line = {"Trained against": names.get(mine, mine), "Elo, each seed": ", ".join(elo)}
         for other in methods:
             rates = cross_play(played, mine, other)
             against = f"against {names.get(other, other)}"
-            line[against] = "" if other == mine else _number(rates.mean())
+            line[against] = "" if other == mine else "{:.2f} ± {:.2f}".format(*over_seeds(rates))
         yield line
 
 
