@@ -84,6 +84,26 @@ def copied(ended, tmp_path):
     return shutil.copytree(ended, tmp_path / "copy")
 
 
+@pytest.fixture(scope="module")
+def ahead(ended, tmp_path_factory):
+    """As after a kill: five iterations, and a state of Tune that knows of three."""
+    folder = shutil.copytree(ended, tmp_path_factory.mktemp("ahead") / "copy")
+    (state,) = (folder / "x").glob("experiment_state-*")
+    old = state.read_text()
+    result = run(folder, "--resume", stop={STEP: 5})
+    assert result.exit_code == 0, result.output
+    assert checkpoints(folder) == ["checkpoint_000003", "checkpoint_000004"]
+    for path in (folder / "x").glob("experiment_state-*"):
+        path.write_text(old)
+    return folder
+
+
+@pytest.fixture
+def killed(ahead, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(ahead, tmp_path / "killed")
+
+
 @STACKS
 def test_checkpoints_and_rows_are_where_the_run_is(ended):
     assert iterations(ended) == [1, 2, 3]
@@ -141,28 +161,23 @@ def test_a_run_that_has_ended_says_so(copied):
 
 
 @STACKS
-def test_a_run_goes_on_where_tunes_state_lags_behind_its_checkpoints(copied):
-    """As after a kill: the state names checkpoints that are gone and lacks those that are there."""
-    (state,) = (copied / "x").glob("experiment_state-*")
-    old = state.read_text()
-    assert run(copied, "--resume", stop={STEP: 6}).exit_code == 0
-    assert checkpoints(copied) == ["checkpoint_000004", "checkpoint_000005"]
-    for path in (copied / "x").glob("experiment_state-*"):
-        path.write_text(old)
+def test_a_run_goes_on_where_tunes_state_lags_behind_its_checkpoints(killed):
+    """The state names checkpoints that are gone and lacks those that are there."""
     # Killed while it saved the next checkpoint, wrote a row and wrote its state.
-    (newest,) = (copied / "x").rglob("checkpoint_000005")
-    shutil.copytree(newest, newest.with_name(f"{storage.UNFINISHED}checkpoint_000006"))
+    (newest,) = (killed / "x").rglob("checkpoint_000004")
+    shutil.copytree(newest, newest.with_name(f"{storage.UNFINISHED}checkpoint_000005"))
     for name in ("result.json", "progress.csv"):
         with newest.with_name(name).open("a") as file:
-            file.write('{"training_iteration": 7, "agent')
-    (copied / "x" / "experiment_state-2999-01-01_00-00-00.json").write_text(old[:1000])
-    result = run(copied, "--resume", stop={STEP: 8})
+            file.write('{"training_iteration": 6, "agent')
+    state = next((killed / "x").glob("experiment_state-*")).read_text()
+    (killed / "x" / "experiment_state-2999-01-01_00-00-00.json").write_text(state[:1000])
+    result = run(killed, "--resume", stop={STEP: 7})
     assert result.exit_code == 0, result.output
-    assert iterations(copied) == list(range(1, 9))
-    assert [row[STEP] for row in table(copied)] == [str(number) for number in range(1, 9)]
-    assert checkpoints(copied) == ["checkpoint_000006", "checkpoint_000007"]
-    assert not list(copied.rglob(f"{storage.UNFINISHED}*"))
-    (found,) = results_of(copied)
+    assert iterations(killed) == list(range(1, 8))
+    assert [row[STEP] for row in table(killed)] == [str(number) for number in range(1, 8)]
+    assert checkpoints(killed) == ["checkpoint_000005", "checkpoint_000006"]
+    assert not list(killed.rglob(f"{storage.UNFINISHED}*"))
+    (found,) = results_of(killed)
     steps = [row["agent_steps_sampled_lifetime"] for row in found]
     assert steps == sorted(set(steps))
 
@@ -177,26 +192,33 @@ def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(copied):
     assert checkpoints(copied)[-1] == "checkpoint_000004"
 
 
-@STACKS
-@pytest.mark.parametrize("file", ["algorithm_state.pkl", storage.METRICS, CHECKSUMS])
-def test_a_checkpoint_with_a_flipped_byte_is_not_gone_on_from(copied, file):
-    (state,) = (copied / "x").glob("experiment_state-*")
-    old = state.read_text()
-    result = run(copied, "--resume", stop={STEP: 5})
-    assert result.exit_code == 0, result.output
-    for path in (copied / "x").glob("experiment_state-*"):  # it lags behind the checkpoints
-        path.write_text(old)
-    (newest,) = (copied / "x").rglob(f"checkpoint_000004/{file}")
+def flip_a_byte(folder, file):
+    (newest,) = (folder / "x").rglob(f"checkpoint_000004/{file}")
     content = bytearray(newest.read_bytes())
     content[0] ^= 1
     newest.write_bytes(content)
-    result = run(copied, "--resume", stop={STEP: 6})
+
+
+@STACKS
+def test_a_checkpoint_with_a_flipped_byte_is_not_gone_on_from(killed):
+    flip_a_byte(killed, "algorithm_state.pkl")
+    result = run(killed, "--resume", stop={STEP: 6})
     assert result.exit_code == 0, result.output
-    assert iterations(copied) == [1, 2, 3, 4, 5, 6]
-    (found,) = results_of(copied)
+    assert iterations(killed) == [1, 2, 3, 4, 5, 6]
+    (found,) = results_of(killed)
     steps = [row[ROWS] for row in found]
     assert steps == sorted(set(steps))
-    assert checkpoints(copied)[-1] == "checkpoint_000006"  # of the iterations 5 and 6
+    assert checkpoints(killed)[-1] == "checkpoint_000006"  # of the iterations 5 and 6
+
+
+@STACKS
+@pytest.mark.parametrize("file", [storage.METRICS, CHECKSUMS])
+def test_a_flipped_byte_in_what_says_whether_a_checkpoint_is_whole(killed, monkeypatch, file):
+    """Where the run would go on, without going on: after the rows of the checkpoint before."""
+    flip_a_byte(killed, file)
+    monkeypatch.setattr(train, "_run", lambda *unused: 0)
+    run(killed, "--resume", stop={STEP: 6})
+    assert iterations(killed) == [1, 2, 3, 4]
 
 
 def test_a_name_that_is_used_again_is_noted(copied):

@@ -169,7 +169,7 @@ def test_processes_that_play_end_with_the_one_that_started_them():
             children = psutil.Process(process.pid).children()
             found = [each for each in children if "spawn_main" in str(each.cmdline())]
         process.kill()
-        _, alive = psutil.wait_procs(found, timeout=30)
+        _, alive = psutil.wait_procs(found, timeout=120)  # they notice once they have imported
         assert not alive
     finally:
         with contextlib.suppress(ProcessLookupError):
