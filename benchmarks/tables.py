@@ -179,11 +179,10 @@ def variations() -> Iterator[Row]:
 def self_play() -> Iterator[Row]:
     """Who was trained against whom: mean win rates against each other, over seeds of both."""
     played = _json("battle_self_play")
-    ratings = sorted(played["ratings"].items())
-    methods = list(grouped(played["agents"], lambda name: name.rpartition("-")[0]))
+    methods = grouped(played["agents"], lambda name: name.rpartition("-")[0])
     names = {"mfq": "itself (no change)", "iql": "itself, without a mean action"}
-    for mine in methods:
-        elo = [f"{r:.0f}" for name, r in ratings if name.rpartition("-")[0] == mine]
+    for mine, seeds in methods.items():
+        elo = [f"{played['ratings'][name]:.0f}" for name in sorted(seeds)]
         line = {"Trained against": names.get(mine, mine), "Elo, each seed": ", ".join(elo)}
         for other in methods:
             rates = cross_play(played, mine, other)

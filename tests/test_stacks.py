@@ -434,7 +434,8 @@ def test_evaluate_on_demand_is_the_evaluation_of_every_iteration(build, old, run
 
     config = small_battle(old=old).env_runners(num_env_runners=runners)
     config.evaluation(evaluation_duration=3)
-    asked = build(config.copy())
+    asked, told = build(config.copy()), build(config.copy().evaluation(evaluation_interval=1))
+    with_evaluation = told.train()["evaluation"]
     assert "evaluation" not in asked.train()
     on_demand = asked.evaluate()
     assert asked.eval_env_runner.config.explore is False and asked.env_runner.config.explore
@@ -442,8 +443,7 @@ def test_evaluate_on_demand_is_the_evaluation_of_every_iteration(build, old, run
     assert figures(on_demand)["episode_len_mean"] == 20
     if runners:  # fragments come when they come
         return
-    told = build(config.copy().evaluation(evaluation_interval=1))
-    assert figures(on_demand) == figures(told.train()["evaluation"])
+    assert figures(on_demand) == figures(with_evaluation)
     # The run goes on as if nobody had asked, and reports the latest evaluation as always.
     later = [asked.train() for _ in range(2)][-1]
     told.train()
