@@ -102,6 +102,7 @@ def train_variants(
     base["stop"] |= stop or {}
     base["stop"].pop("time_total_s", None)  # so many rows on any machine, however slow it is
     base["config"]["num_env_runners"] = 0  # a run is one process: `processes` of them are the cores
+    base["config"]["env"] = base.pop("env")  # where a variant may name another one
     runs = {name: run for name in variants if (run := finished(storage / name))}
     missing = {name: dict(variants[name]) for name in variants if name not in runs}
     be_quiet(0)

@@ -123,6 +123,16 @@ def test_a_run_is_one_process_also_where_the_example_has_a_runner(tmp_path, plan
     assert planned["cold"]["num_env_runners"] == 0
 
 
+def test_a_variant_may_play_another_environment(tmp_path, planned):
+    other = {"env": "battlefield_v5", "env_config": {"map_size": 46}}
+    variants = {"other": other, "same": {"seed": 1}}
+    with pytest.raises(BadInput, match="other, same"):
+        train.train_variants("battle_crossplay", variants, tmp_path / "runs")
+    assert {key: planned["other"][key] for key in other} == other
+    example = example_config("battle_crossplay")
+    assert all(planned["same"][key] == example[key] for key in other)
+
+
 def test_runs_that_need_more_than_there_is_are_refused(tmp_path, planned):
     """They would wait for ever for cores that this machine has not."""
     with pytest.raises(BadInput, match="needs 3 CPU, Ray has 2"):
