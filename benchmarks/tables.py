@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from benchmarks.agents import place
 from benchmarks.cluster_model import ROW_BYTES, Cost, worst
 from benchmarks.measure import RESULTS, ROOT
 from benchmarks.tuned_examples import FIGURES, TABLE
@@ -206,7 +207,7 @@ def magent2() -> Iterator[Row]:
 
 def agents() -> Iterator[Row]:
     """What the agents of the package win: by cells of the map's side, steps, and random ones."""
-    for agent, mine in _by("agent", _rows("agents")).items():
+    for agent, mine in _by("agent", sorted(_rows("agents"), key=place)).items():
         for opponent, rows in _by("opponent", mine).items():
             line = {"Agent": f"`{agent}`", "Opponent": f"`{opponent}`"}
             for row in rows:
