@@ -1,1 +1,1 @@
-"""The paper's own environments: the Ising model and the Gaussian squeeze."""
+"""Environments of the package: the Ising model, the Gaussian squeeze, battle from drawn starts."""
