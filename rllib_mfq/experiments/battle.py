@@ -57,10 +57,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "discount 0.99": {"gamma": 0.99},
     "matches of 200 steps": {"env_config": {"map_size": 40, "max_cycles": 200}},
     "matches of 1,000 steps": {"env_config": {"map_size": 40, "max_cycles": 1_000}},
-    "starts and sizes drawn": {
-        "env": "rllib_mfq.envs.varied_battle.VariedBattle",
-        "env_config": {"map_size": 40, "max_cycles": 400},
-    },
+    "starts and sizes drawn": {"env": "rllib_mfq.envs.varied_battle.VariedBattle"},
     "tracked opponent": {"self_play": {"opponent": "tracked"}},
     "pool of opponents": {"self_play": {"opponent": "pool"}},
     "a fifth against scripts": {"self_play": {"opponent": "latest", "others": SOME_SCRIPTS}},
