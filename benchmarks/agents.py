@@ -18,9 +18,9 @@ AGENTS = ["battle-mfq", "battle-iql"]
 OPPONENTS = [RANDOM, *SCRIPTS, f"{PREFIX}battle-mfq-0.1", f"{PREFIX}battle-iql-0.1"]
 FIELDS = {
     (40, 400, 0): 100,
-    (40, 300, 0): 20,
+    (40, 300, 0): 100,
     (45, 400, 0): 100,
-    (45, 300, 0): 20,
+    (45, 300, 0): 100,
     (40, 400, 3): 40,
     (100, 400, 3): 20,
 }
