@@ -1,4 +1,4 @@
-"""What mkdocs does besides: pictures of `results/`, the changelog, and tables that fit a phone."""
+"""What mkdocs does besides: files of other folders, the changelog, and tables that fit a phone."""
 
 import re
 from pathlib import Path
@@ -22,18 +22,19 @@ class PlainTypes(griffe.Extension):
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the recorded pictures to the site."""
-    for path in sorted(ROOT.glob("results/*")):
-        if path.suffix in (".png", ".gif"):
-            files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    """Adds the recorded pictures and the examples to the site."""
+    for pattern in ("results/*.png", "results/*.gif", "examples/*.py", "examples/*.ipynb"):
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
-    """Pictures and the changelog are one folder up on disk, and beside the pages on the site."""
+    """What is one folder up on disk is beside the pages on the site."""
     if page.file.src_uri == "changelog.md":
         return (ROOT / "CHANGELOG.md").read_text().replace("(docs/", "(")
-    return markdown.replace("(../results/", "(results/")
+    return re.sub(r"\(\.\./(results|examples)/", r"(\1/", markdown)
 
 
 def on_page_content(html: str, **kwargs: Any) -> str:
